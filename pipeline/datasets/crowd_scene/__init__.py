@@ -1,0 +1,1 @@
+"""Drawing of synthetic crowds: persons, backdrops and scenes with exact visible masks."""
