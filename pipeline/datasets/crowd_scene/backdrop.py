@@ -110,7 +110,7 @@ def _clutter(rng: np.random.Generator, image: Image, split: int) -> None:
             end = (int(x + rng.normal(0, 0.3) * width), int(y + rng.normal(0, 0.3) * height))
             cv2.line(image, (x, y), end, color, max(1, int(size * 0.2)), cv2.LINE_AA)
         else:
-            corners = rng.normal(0, size, (int(rng.integers(3, 7)), 2)) + [x, y]
+            corners = rng.normal(0, size, (int(rng.integers(3, 7)), 2)) + np.array([x, y])
             cv2.fillPoly(image, [corners.astype(np.int32)], color, cv2.LINE_AA)
 
 

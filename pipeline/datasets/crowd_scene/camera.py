@@ -31,19 +31,21 @@ def photograph(rng: np.random.Generator, scene: Image) -> NDArray[np.uint8]:
     mean = image.mean()
     image = mean + (image - mean) * np.float32(rng.uniform(0.6, 1.15))
     if rng.random() < 0.06:
-        image = np.repeat((image @ np.float32([0.3, 0.59, 0.11]))[..., None], 3, 2)
+        image = np.repeat((image @ np.array([0.3, 0.59, 0.11], np.float32))[..., None], 3, 2)
     image = _blur(rng, np.asarray(image, np.float32))
     if rng.random() < 0.75:
         strength = abs(rng.normal(0, 0.03))
         noise = rng.standard_normal((height, width, 3), np.float32)
         if rng.random() < 0.4:
-            noise = cv2.GaussianBlur(noise, (3, 3), 0.8) * 2
+            noise = np.asarray(cv2.GaussianBlur(noise, (3, 3), 0.8) * 2, np.float32)
         image = image + np.float32(strength) * noise
     pixels: NDArray[np.uint8] = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
     if rng.random() < 0.5:
         quality = int(rng.integers(30, 96))
         _, packed = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        pixels = np.ascontiguousarray(cv2.imdecode(packed, cv2.IMREAD_COLOR)[..., ::-1]).astype(np.uint8)
+        decoded = cv2.imdecode(packed, cv2.IMREAD_COLOR)
+        assert decoded is not None
+        pixels = np.ascontiguousarray(decoded[..., ::-1]).astype(np.uint8)
     return pixels
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.datasets.crowd_scene.scene import Scene, render_scene
+from pipeline.errors import PipelineError
 
 HELD_OUT_FILE = Path(__file__).with_name("held_out.json")
 SIZE_HW = (256, 320)
@@ -54,7 +55,16 @@ def truth_digest(scenes: list[Scene]) -> str:
     return digest.hexdigest()
 
 
-def frozen_digest() -> str:
-    """The digest that was written down when the scenes were frozen."""
-    digest: str = json.loads(HELD_OUT_FILE.read_text())["truth_sha256"]
-    return digest
+def require_frozen(scenes: list[Scene]) -> None:
+    """Check that the scenes are the frozen ones.
+
+    Raises:
+        PipelineError: If the drawing code gives other truth than when they were frozen.
+    """
+    wanted, found = json.loads(HELD_OUT_FILE.read_text())["truth_sha256"], truth_digest(scenes)
+    if found != wanted:
+        raise PipelineError(
+            f"{HELD_OUT_FILE}: the held-out scenes changed: SHA-256 of their truth is {found}, frozen was {wanted}; "
+            "figures would not compare. Undo the change to pipeline/datasets/crowd_scene, or install the versions of "
+            "constraints.txt"
+        )

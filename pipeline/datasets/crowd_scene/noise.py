@@ -7,7 +7,9 @@ from numpy.typing import NDArray
 Image = NDArray[np.float32]
 
 
-def fractal_noise(rng: np.random.Generator, size_hw: tuple[int, int], *, coarse_cells: int = 3, octaves: int = 5) -> Image:
+def fractal_noise(
+    rng: np.random.Generator, size_hw: tuple[int, int], *, coarse_cells: int = 3, octaves: int = 5
+) -> Image:
     """Sum octaves of smooth random fields, each twice as fine and about half as strong.
 
     Args:
@@ -61,7 +63,9 @@ def cloth_color(rng: np.random.Generator) -> Image:
     return hsv_color(hue, rng.uniform(0.6, 0.95), rng.uniform(0.4, 0.95))
 
 
-_SKIN = np.array([[0.98, 0.86, 0.77], [0.90, 0.70, 0.57], [0.72, 0.50, 0.37], [0.50, 0.32, 0.22], [0.28, 0.17, 0.12]], np.float32)
+_SKIN = np.array(
+    [[0.98, 0.86, 0.77], [0.90, 0.70, 0.57], [0.72, 0.50, 0.37], [0.50, 0.32, 0.22], [0.28, 0.17, 0.12]], np.float32
+)
 
 
 def skin_color(rng: np.random.Generator) -> Image:
@@ -69,7 +73,7 @@ def skin_color(rng: np.random.Generator) -> Image:
     position = rng.uniform(0, len(_SKIN) - 1)
     low = min(int(position), len(_SKIN) - 2)
     tone = _SKIN[low] + (position - low) * (_SKIN[low + 1] - _SKIN[low])
-    return np.clip(tone * rng.uniform(0.93, 1.06, 3), 0, 1).astype(np.float32)
+    return np.asarray(np.clip(tone * rng.uniform(0.93, 1.06, 3), 0, 1), np.float32)
 
 
 def hair_color(rng: np.random.Generator) -> Image:

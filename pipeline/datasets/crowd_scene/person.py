@@ -74,9 +74,14 @@ class _Pen:
         cv2.fillPoly(self.parts, [self._fixed(points)], int(part), cv2.LINE_8, SUBPIXEL_BITS)
 
     def ellipse(
-        self, center: tuple[float, float], axes: tuple[float, float], part: Part, *, tilt_deg: float = 0.0,
+        self,
+        center: tuple[float, float],
+        axes: tuple[float, float],
+        part: Part,
+        *,
+        tilt_deg: float = 0.0,
         arc_deg: tuple[float, float] = (0.0, 360.0),
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Fill an ellipse, or the part of it between two angles (0 is right, 90 is down)."""
         angle = np.deg2rad(arc_deg[0]) + _TURN * np.deg2rad(arc_deg[1] - arc_deg[0])
         circle = np.stack([np.cos(angle), np.sin(angle)], 1) * axes
@@ -89,7 +94,12 @@ class _Pen:
         for start, end, wide_start, wide_end in zip(joints[:-1], joints[1:], widths[:-1], widths[1:], strict=True):
             along = np.subtract(end, start)
             across = np.array([-along[1], along[0]]) / max(float(np.hypot(*along)), 1e-6)
-            corners = [start + across * wide_start, end + across * wide_end, end - across * wide_end, start - across * wide_start]
+            corners = [
+                start + across * wide_start,
+                end + across * wide_end,
+                end - across * wide_end,
+                start - across * wide_start,
+            ]
             cv2.fillPoly(self.parts, [self._fixed(np.array(corners))], int(part), cv2.LINE_8, SUBPIXEL_BITS)
             self.ellipse(end, (wide_end, wide_end), part)
         self.ellipse(joints[0], (widths[0], widths[0]), part)
@@ -128,7 +138,13 @@ def _legs(pen: _Pen, rng: np.random.Generator, length: float, build: float, sway
     if rng.random() < 0.3:
         hem = rng.uniform(1.2, 2.2)
         pen.polygon(
-            [(sway - 1.2 * build, hip_y - 1), (sway + 1.2 * build, hip_y - 1), (sway + hem, foot_y), (sway - hem, foot_y)], Part.BOTTOM
+            [
+                (sway - 1.2 * build, hip_y - 1),
+                (sway + 1.2 * build, hip_y - 1),
+                (sway + hem, foot_y),
+                (sway - hem, foot_y),
+            ],
+            Part.BOTTOM,
         )
         return
     bare = rng.random() < 0.25
@@ -151,23 +167,34 @@ def _torso(pen: _Pen, rng: np.random.Generator, length: float, build: float, swa
     slope = rng.uniform(0.25, 0.6)
     pen.polygon(
         [
-            (-0.55, shoulder_y - slope), (0.55, shoulder_y - slope), (half * 0.92, shoulder_y + 0.1), (half, shoulder_y + 0.8),
-            (sway * 0.6 + waist, 0.55 * (shoulder_y + hip_y)), (sway + half * 0.82, hem), (sway - half * 0.82, hem),
-            (sway * 0.6 - waist, 0.55 * (shoulder_y + hip_y)), (-half, shoulder_y + 0.8), (-half * 0.92, shoulder_y + 0.1),
+            (-0.55, shoulder_y - slope),
+            (0.55, shoulder_y - slope),
+            (half * 0.92, shoulder_y + 0.1),
+            (half, shoulder_y + 0.8),
+            (sway * 0.6 + waist, 0.55 * (shoulder_y + hip_y)),
+            (sway + half * 0.82, hem),
+            (sway - half * 0.82, hem),
+            (sway * 0.6 - waist, 0.55 * (shoulder_y + hip_y)),
+            (-half, shoulder_y + 0.8),
+            (-half * 0.92, shoulder_y + 0.1),
         ],
         Part.TOP,
-    )  # fmt: skip
+    )
     collar = rng.random()
     if collar < 0.35:
         pen.ellipse((0, shoulder_y - slope + 0.1), (0.55, rng.uniform(0.25, 0.7)), Part.SKIN_SHADE, arc_deg=(0, 180))
     elif collar < 0.55:
-        pen.polygon([(-0.5, shoulder_y - slope), (0.5, shoulder_y - slope), (0, shoulder_y + 0.9)], Part.WHITE, rounds=0)
+        pen.polygon(
+            [(-0.5, shoulder_y - slope), (0.5, shoulder_y - slope), (0, shoulder_y + 0.9)], Part.WHITE, rounds=0
+        )
     if rng.random() < 0.15:
         pen.limb([(-half * 0.7, shoulder_y), (half * 0.8, hip_y * 0.95)], [0.14, 0.14], Part.BAG)
     if rng.random() < 0.14:
         side = rng.choice([-1, 1])
         pen.polygon(
-            [(side * half + dx, hip_y * 0.8 + dy) for dx, dy in ((-0.8, -0.8), (0.8, -0.8), (0.9, 1.2), (-0.9, 1.2))], Part.BAG, rounds=1
+            [(side * half + dx, hip_y * 0.8 + dy) for dx, dy in ((-0.8, -0.8), (0.8, -0.8), (0.9, 1.2), (-0.9, 1.2))],
+            Part.BAG,
+            rounds=1,
         )
     return float(shoulder_y)
 
@@ -177,7 +204,9 @@ def _arms(pen: _Pen, rng: np.random.Generator, length: float, build: float, sway
     sleeve_long = rng.random() < 0.55
     pose = rng.choice(["down", "folded", "raised", "hip", "mixed"], p=[0.58, 0.18, 0.03, 0.1, 0.11])
     for side in (-1, 1):
-        own = str(rng.choice(["down", "folded", "raised", "hip"], p=[0.6, 0.2, 0.06, 0.14])) if pose == "mixed" else pose
+        own = (
+            str(rng.choice(["down", "folded", "raised", "hip"], p=[0.6, 0.2, 0.06, 0.14])) if pose == "mixed" else pose
+        )
         shoulder = (side * half * 0.86, shoulder_y + 0.35)
         elbow = (side * (half + 0.25 + rng.uniform(0, 0.3)) + 0.3 * sway, shoulder_y + 2.4 * length)
         if own == "down":
@@ -198,7 +227,10 @@ def _arms(pen: _Pen, rng: np.random.Generator, length: float, build: float, sway
 def _head(pen: _Pen, rng: np.random.Generator, view: str) -> None:
     wide = rng.uniform(0.68, 0.8) * (1.08 if view in ("left", "right") else 1.0)
     tilt = float(rng.normal(0, 7))
-    style = rng.choice(["short", "long", "bald", "bun", "cap", "scarf", "hat", "helmet", "curly"], p=[0.34, 0.18, 0.06, 0.07, 0.1, 0.1, 0.06, 0.03, 0.06])  # fmt: skip
+    style = rng.choice(
+        ["short", "long", "bald", "bun", "cap", "scarf", "hat", "helmet", "curly"],
+        p=[0.34, 0.18, 0.06, 0.07, 0.1, 0.1, 0.06, 0.03, 0.06],
+    )
     turn = {"front": rng.normal(0, 0.12), "back": 0.0, "left": -0.42, "right": 0.42}[view]
     if style == "long":
         pen.ellipse((0, 0.45), (wide * 1.28, rng.uniform(1.3, 2.1)), Part.HAIR, tilt_deg=tilt)
@@ -211,18 +243,24 @@ def _head(pen: _Pen, rng: np.random.Generator, view: str) -> None:
         pen.polygon([(-wide * 1.3, 0.4), (wide * 1.3, 0.4), (1.5, 2.3), (-1.5, 2.3)], Part.HEADWEAR)
     pen.ellipse((0, 0), (wide, 1.0), Part.SKIN, tilt_deg=tilt)
     if view == "back":
-        cover = Part.HEADWEAR if style in ("scarf", "cap", "hat", "helmet") else Part.SKIN if style == "bald" else Part.HAIR
+        cover = (
+            Part.HEADWEAR if style in ("scarf", "cap", "hat", "helmet") else Part.SKIN if style == "bald" else Part.HAIR
+        )
         pen.ellipse((0, -0.08), (wide * 1.03, 0.95), cover, tilt_deg=tilt)
     else:
         _face(pen, rng, view, wide, float(turn))
         line = rng.uniform(-0.55, -0.3)
         if style not in ("bald", "scarf"):
-            pen.ellipse((-turn * 0.5, line - 0.05), (wide * 1.08, 0.98 + line), Part.HAIR, tilt_deg=tilt, arc_deg=(180, 360))
+            pen.ellipse(
+                (-turn * 0.5, line - 0.05), (wide * 1.08, 0.98 + line), Part.HAIR, tilt_deg=tilt, arc_deg=(180, 360)
+            )
             pen.ellipse((-turn * 1.5, line * 0.7), (wide * 0.82, 0.45), Part.HAIR, arc_deg=(175, 365))
             if view in ("left", "right"):
                 pen.ellipse((-turn * 1.25, -0.15), (wide * 0.6, 0.85), Part.HAIR)
     if style in ("cap", "helmet"):
-        pen.ellipse((0, -0.3), (wide * (1.1 if style == "cap" else 1.3), 0.82), Part.HEADWEAR, tilt_deg=tilt, arc_deg=(180, 360))
+        pen.ellipse(
+            (0, -0.3), (wide * (1.1 if style == "cap" else 1.3), 0.82), Part.HEADWEAR, tilt_deg=tilt, arc_deg=(180, 360)
+        )
         pen.ellipse((turn * 1.6, -0.34), (wide * 1.1, 0.16), Part.HEADWEAR, tilt_deg=tilt)
     elif style == "hat":
         pen.ellipse((0, -0.55), (wide * 1.05, 0.75), Part.HEADWEAR, tilt_deg=tilt, arc_deg=(180, 360))
@@ -256,7 +294,11 @@ def _paint(parts: NDArray[np.uint8], rng: np.random.Generator, unit_px: float, t
     """Colour the parts, add prints, folds and a soft light that follows the silhouette."""
     skin, hair = skin_color(rng), hair_color(rng)
     palette = np.zeros((len(Part), 3), np.float32)
-    palette[Part.SKIN], palette[Part.SKIN_SHADE], palette[Part.LIP] = skin, skin * 0.8, skin * np.float32([0.85, 0.6, 0.6])
+    palette[Part.SKIN], palette[Part.SKIN_SHADE], palette[Part.LIP] = (
+        skin,
+        skin * 0.8,
+        skin * np.array([0.85, 0.6, 0.6], np.float32),
+    )
     palette[Part.HAIR], palette[Part.TOP], palette[Part.BOTTOM] = hair, cloth_color(rng), cloth_color(rng)
     palette[Part.HEADWEAR], palette[Part.BAG] = cloth_color(rng), cloth_color(rng) * 0.8
     palette[Part.SHOE], palette[Part.DARK] = hsv_color(rng.random(), 0.2, rng.uniform(0.05, 0.6)), 0.06
@@ -265,10 +307,13 @@ def _paint(parts: NDArray[np.uint8], rng: np.random.Generator, unit_px: float, t
         palette[Part.BOTTOM] = palette[Part.TOP]
     color = palette[parts]
     height, width = parts.shape
-    top, left = int(rng.integers(max(1, texture.shape[0] - height))), int(rng.integers(max(1, texture.shape[1] - width)))
+    top, left = (
+        int(rng.integers(max(1, texture.shape[0] - height))),
+        int(rng.integers(max(1, texture.shape[1] - width))),
+    )
     cut = texture[top : top + height, left : left + width]
     if cut.shape != parts.shape:
-        cut = cv2.resize(texture, (width, height))
+        cut = np.asarray(cv2.resize(texture, (width, height)), np.float32)
     for part in (Part.TOP, Part.BOTTOM, Part.HEADWEAR):
         if rng.random() < 0.45:
             where = parts == part
@@ -280,7 +325,11 @@ def _paint(parts: NDArray[np.uint8], rng: np.random.Generator, unit_px: float, t
     slope_x, slope_y = cv2.Sobel(blurred, cv2.CV_32F, 1, 0, ksize=3), cv2.Sobel(blurred, cv2.CV_32F, 0, 1, ksize=3)
     light = 1.0 + unit_px * 0.16 * (light_x * slope_x + light_y * slope_y) + 0.14 * cut
     rows = np.arange(height, dtype=np.float32)[:, None] / unit_px - TOP
-    light *= 1.0 - 0.22 * np.clip((rows - 1.0) / 9.0, 0, 1) - 0.28 * np.exp(-((rows - 1.25) ** 2) / 0.12) * (parts == Part.TOP)
+    light *= (
+        1.0
+        - 0.22 * np.clip((rows - 1.0) / 9.0, 0, 1)
+        - 0.28 * np.exp(-((rows - 1.25) ** 2) / 0.12) * (parts == Part.TOP)
+    )
     color *= np.clip(light, 0.25, 1.7)[..., None] * alpha[..., None]
     return Sprite(np.clip(color, 0, 1), alpha, (LEFT * unit_px - 0.5, TOP * unit_px - 0.5))
 

@@ -76,7 +76,11 @@ class _Canvas:
 
 
 def render_scene(
-    rng: np.random.Generator, *, size_hw: tuple[int, int], n_heads: int, unit_px_range: tuple[float, float] | None = None
+    rng: np.random.Generator,
+    *,
+    size_hw: tuple[int, int],
+    n_heads: int,
+    unit_px_range: tuple[float, float] | None = None,
 ) -> Scene:
     """Draw a crowd.
 
@@ -101,7 +105,9 @@ def render_scene(
     fog = hsv_color(rng.random(), rng.uniform(0, 0.1), rng.uniform(0.4, 0.9)) if rng.random() < 0.35 else None
     depths = _depths(rng, n_heads, far_y, height, far_unit / near_unit)
     clusters = rng.uniform(0, width, 4) if rng.random() < 0.4 else None
-    occluders_after = {int(k) for k in rng.integers(0, max(1, n_heads), int(rng.integers(0, 5)))} if rng.random() < 0.7 else set()
+    occluders_after = (
+        {int(k) for k in rng.integers(0, max(1, n_heads), int(rng.integers(0, 5)))} if rng.random() < 0.7 else set()
+    )
     heads: list[tuple[float, float, float]] = []
     for rank, depth_y in enumerate(depths):
         share = (depth_y - far_y) / max(height - far_y, 1e-6)
@@ -142,9 +148,13 @@ def _depths(rng: np.random.Generator, n_heads: int, far_y: float, height: int, r
 
 
 def _free_place(
-    rng: np.random.Generator, canvas: _Canvas, heads: list[tuple[float, float, float]], depth_y: float, unit: float,
+    rng: np.random.Generator,
+    canvas: _Canvas,
+    heads: list[tuple[float, float, float]],
+    depth_y: float,
+    unit: float,
     clusters: NDArray[np.float64] | None,
-) -> tuple[float, float] | None:  # fmt: skip
+) -> tuple[float, float] | None:
     """Find a column (and, in a pinch, a row somewhat higher) where the head shows."""
     height, width = canvas.free.shape
     for attempt in range(TRIES_PER_PERSON):
@@ -159,18 +169,30 @@ def _free_place(
 
 
 def _place_person(
-    rng: np.random.Generator, canvas: _Canvas, backdrop: Image, texture: Image, head_xy: tuple[float, float], unit: float,
-    foreshortening: float, haze: tuple[Image, float] | None, label: int,
-) -> tuple[float, float]:  # fmt: skip
+    rng: np.random.Generator,
+    canvas: _Canvas,
+    backdrop: Image,
+    texture: Image,
+    head_xy: tuple[float, float],
+    unit: float,
+    foreshortening: float,
+    haze: tuple[Image, float] | None,
+    label: int,
+) -> tuple[float, float]:
     """Draw one person behind all others and a shadow at the feet; give the head's exact centre back."""
     height, width = canvas.free.shape
     drawn_unit = float(np.clip(2 * unit, 9, 56))
     limit = (height - head_xy[1]) / unit + 1.0
-    sprite = draw_person(rng, unit_px=drawn_unit, foreshortening=foreshortening, height_limit_units=limit, texture=texture)
+    sprite = draw_person(
+        rng, unit_px=drawn_unit, foreshortening=foreshortening, height_limit_units=limit, texture=texture
+    )
     rows, columns = sprite.alpha.shape
     new_w, new_h = max(1, round(columns * unit / drawn_unit)), max(1, round(rows * unit / drawn_unit))
     method = cv2.INTER_AREA if new_w < columns else cv2.INTER_LINEAR
-    color, alpha = cv2.resize(sprite.color, (new_w, new_h), interpolation=method), cv2.resize(sprite.alpha, (new_w, new_h), interpolation=method)
+    color, alpha = (
+        cv2.resize(sprite.color, (new_w, new_h), interpolation=method),
+        cv2.resize(sprite.alpha, (new_w, new_h), interpolation=method),
+    )
     if haze is not None:
         color = color * (1 - haze[1]) + haze[0] * haze[1] * alpha[..., None]
     own_x, own_y = (sprite.head_xy[0] + 0.5) * new_w / columns - 0.5, (sprite.head_xy[1] + 0.5) * new_h / rows - 0.5
@@ -191,7 +213,10 @@ def _place_occluder(rng: np.random.Generator, canvas: _Canvas, texture: Image, d
 
 
 def _collect(
-    rng: np.random.Generator, image: NDArray[np.uint8], label_map: NDArray[np.int32], heads: list[tuple[float, float, float]]
+    rng: np.random.Generator,
+    image: NDArray[np.uint8],
+    label_map: NDArray[np.int32],
+    heads: list[tuple[float, float, float]],
 ) -> Scene:
     """Shift each point a little, as an annotator would, but never off its person's visible pixels."""
     table = np.array(heads, np.float64).reshape(-1, 3)

@@ -1,0 +1,67 @@
+"""Annotating a whole data set: image by image into a mask store."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.annotators.base import Annotator, MarkedImage
+from pipeline.compute.progress import track
+from pipeline.datasets.images import read_image_rgb
+from pipeline.datasets.prepared import ImageRow, Prepared
+from pipeline.datasets.radii import Radii
+from pipeline.errors import PipelineError
+from pipeline.masks.instances import Instances
+from pipeline.masks.schema import Provenance
+from pipeline.masks.store import MaskStore
+
+
+def annotate_dataset(
+    prepared: Prepared, radii: Radii, annotator: Annotator, out: Path, *, options: Any, log: Callable[..., None]
+) -> Counter[str]:
+    """Make the masks of every image of a data set.
+
+    Args:
+        prepared: Images and points.
+        radii: Radii of their exclusion circles.
+        annotator: The method.
+        out: Folder of the mask store; it takes its place only when all images are done.
+        options: The method's options, a dataclass or None; they stand in the store's metadata.
+        log: Called once per image with its figures.
+
+    Returns:
+        Rows of the store by status.
+    """
+    params = dataclasses.asdict(options) if dataclasses.is_dataclass(options) and not isinstance(options, type) else {}
+    provenance = Provenance(
+        algorithm=annotator.name,
+        algorithm_version=annotator.algorithm_version,
+        params=params,
+        weights_sha256=annotator.weights_sha256,
+    )
+    statuses: Counter[str] = Counter()
+    with MaskStore.create(out, provenance) as writer:
+        for image in track(prepared.images, description="annotate", unit="images"):
+            instances = _annotate_image(prepared, radii, annotator, image)
+            writer.add(image.image_id, instances)
+            found = Counter(str(status) for status in instances.status)
+            statuses.update(found)
+            log(image_id=image.image_id, n_points=len(instances), **found)
+    return statuses
+
+
+def _annotate_image(prepared: Prepared, radii: Radii, annotator: Annotator, image: ImageRow) -> Instances:
+    points = prepared.points(image.image_id)
+    if len(points) == 0:
+        return Instances.empty(image.size_hw)
+    radius_px = radii.of(image.image_id)
+    if len(radius_px) != len(points):
+        raise PipelineError(
+            f"radii.parquet has {len(radius_px)} radii for image '{image.image_id}', prepare counted {len(points)} "
+            "points; run python -m stages.nnec again"
+        )
+    marked = MarkedImage(
+        image.image_id, read_image_rgb(image.path), points.points_xy, radius_px, points.point_id, points.class_id
+    )
+    return annotator.annotate(marked)

@@ -1,0 +1,55 @@
+"""``truth``: the true masks of a data set that has them, clipped to their circles like every other method's."""
+
+import numpy as np
+
+from pipeline.annotators.base import MarkedImage
+from pipeline.annotators.exclusion import disc_window
+from pipeline.errors import PipelineError
+from pipeline.masks.instances import Instances
+from pipeline.masks.rle import Window
+from pipeline.masks.store import MaskStore
+
+
+class TruthAnnotator:
+    """Reads masks instead of making them: the upper bound of every annotator.
+
+    Args:
+        truth: The true masks; None where the data set has none.
+
+    Raises:
+        PipelineError: If the data set has no true masks.
+    """
+
+    name = "truth"
+    algorithm_version = 1
+    weights_sha256: str | None = None
+
+    def __init__(self, truth: MaskStore | None) -> None:
+        if truth is None:
+            raise PipelineError(
+                "annotate.method: truth needs true masks, which this data set does not have; "
+                "use edp_sam, superpixel or disc"
+            )
+        self._truth = truth
+
+    def annotate(self, marked: MarkedImage) -> Instances:
+        """Give one row per point."""
+        label_map = self._truth.label_map(marked.image_id)
+        windows = []
+        for row, ((x, y), radius) in enumerate(zip(marked.points_xy, marked.radius_px, strict=True)):
+            disc = disc_window(x, y, radius, marked.size_hw)
+            height, width = disc.mask.shape
+            visible = label_map[disc.y0 : disc.y0 + height, disc.x0 : disc.x0 + width] == row + 1
+            windows.append(Window(visible & disc.mask, disc.x0, disc.y0))
+        filled = np.array([bool(window.mask.any()) for window in windows], bool)
+        return Instances.from_windows(
+            marked.size_hw,
+            windows,
+            point_id=marked.point_id,
+            class_id=marked.class_id,
+            points_xy=marked.points_xy,
+            radius_px=marked.radius_px,
+            score=filled.astype(np.float32),
+            source="truth",
+            status=list(np.where(filled, "ok", "empty")),
+        )

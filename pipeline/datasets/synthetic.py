@@ -1,0 +1,138 @@
+"""``synthetic``: seeded, endlessly generated crowds with head points and the exact visible mask of every person."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.datasets.base import NO_PUBLISHED_COUNTS, SPLITS, RawEntry, RawImage
+from pipeline.datasets.crowd_scene.scene import render_scene
+from pipeline.errors import PipelineError, raise_all
+
+SCENES_FILE = "scenes.yaml"
+MAX_HEADS = 20_000
+MAX_SIDE_PX = 8192
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """What one split consists of.
+
+    Args:
+        images: Number of scenes.
+        height_px: Height of each, px.
+        width_px: Width of each, px.
+        heads: Fewest and most heads in a scene; drawn log-uniformly.
+    """
+
+    images: int
+    height_px: int
+    width_px: int
+    heads: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class SyntheticReader:
+    """Draws the scenes that ``scenes.yaml`` asks for; see :mod:`pipeline.datasets.crowd_scene`."""
+
+    name: ClassVar[str] = "synthetic"
+    version: ClassVar[int] = 1
+    published: ClassVar[Mapping[str, tuple[int, int | None]]] = NO_PUBLISHED_COUNTS
+
+    def scan(self, root: Path) -> list[RawEntry]:
+        """List the scenes of ``root/scenes.yaml``.
+
+        Raises:
+            PipelineError: If the file is missing or asks for something impossible; all faults are told at once.
+        """
+        seed, plans = read_plans(root / SCENES_FILE)
+        return [
+            RawEntry(image_id=f"{split}/{number:04d}", split=split, payload=(seed, SPLITS.index(split), number, plan))
+            for split, plan in plans.items()
+            for number in range(plan.images)
+        ]
+
+    def read(self, entry: RawEntry) -> RawImage:
+        """Draw one scene."""
+        seed, split_number, number, plan = entry.payload
+        rng = np.random.default_rng([seed, split_number, number])
+        low, high = np.log(plan.heads[0]), np.log(plan.heads[1] + 1)
+        n_heads = (
+            int(min(np.exp(rng.uniform(low, high)), plan.heads[1]))
+            if plan.heads[0]
+            else int(rng.integers(0, plan.heads[1] + 1))
+        )
+        scene = render_scene(rng, size_hw=(plan.height_px, plan.width_px), n_heads=n_heads)
+        return RawImage(
+            image_id=entry.image_id,
+            path=None,
+            split=entry.split,
+            points_xy=scene.points_xy,
+            class_id=np.zeros(len(scene.points_xy), np.int64),
+            boxes_wh_px=scene.boxes_wh_px,
+            pixels=scene.image,
+            truth=scene.label_map,
+            class_names=("person",),
+        )
+
+
+def read_plans(path: Path) -> tuple[int, dict[str, SplitPlan]]:
+    """Read ``scenes.yaml``.
+
+    Returns:
+        The seed, and a plan for each split in the order train, val, test.
+
+    Raises:
+        PipelineError: As :meth:`SyntheticReader.scan`.
+    """
+    if not path.is_file():
+        raise PipelineError(f"{path}: no such file; a synthetic data set is described there, see docs/datasets.md")
+    try:
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise PipelineError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("splits"), dict) or not content["splits"]:
+        raise PipelineError(f"{path}: expected the keys seed and splits; see docs/datasets.md for an example")
+    faults = [f"{key}: unknown key; expected seed and splits" for key in content if key not in ("seed", "splits")]
+    seed = content.get("seed", 0)
+    if not _is_whole(seed, 0, 2**63 - 1):
+        faults.append(f"seed: expected a whole number of at least 0, got {seed!r}")
+    plans = {}
+    for split, fields in content["splits"].items():
+        if split not in SPLITS:
+            faults.append(f"splits.{split}: unknown split; expected one of {', '.join(SPLITS)}")
+            continue
+        found = _plan_faults(fields)
+        faults += [f"splits.{split}{fault}" for fault in found]
+        if not found:
+            plans[split] = SplitPlan(**{**fields, "heads": tuple(fields["heads"])})
+    raise_all(faults, f"{path}: mend these entries")
+    return seed, {split: plans[split] for split in SPLITS if split in plans}
+
+
+def _plan_faults(fields: Any) -> list[str]:
+    """Say what is wrong with one split, each fault beginning at its key."""
+    bounds = {"images": (0, 10**7), "height_px": (16, MAX_SIDE_PX), "width_px": (16, MAX_SIDE_PX)}
+    if not isinstance(fields, dict):
+        return [f": expected the keys {', '.join([*bounds, 'heads'])}, got {fields!r}"]
+    faults = [
+        f".{key}: unknown key; expected {', '.join([*bounds, 'heads'])}"
+        for key in fields
+        if key not in (*bounds, "heads")
+    ]
+    for key, (low, high) in bounds.items():
+        if not _is_whole(fields.get(key), low, high):
+            faults.append(f".{key}: expected a whole number from {low} to {high}, got {fields.get(key)!r}")
+    heads: Any = fields.get("heads")
+    whole = isinstance(heads, list) and len(heads) == 2 and all(_is_whole(one, 0, MAX_HEADS) for one in heads)
+    if not (whole and heads[0] <= heads[1]):
+        faults.append(f".heads: expected [fewest, most] with whole numbers from 0 to {MAX_HEADS}, got {heads!r}")
+    return faults
+
+
+def _is_whole(value: Any, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high

@@ -1,0 +1,99 @@
+"""What each figure in ``metrics.json`` means, in words for someone who meets it for the first time."""
+
+import re
+from typing import NamedTuple
+
+
+class Meaning(NamedTuple):
+    """A figure's name for readers, and what it says.
+
+    Attributes:
+        title: Short name.
+        text: What it says, in a sentence or two.
+        better: Which way is better: ``lower``, ``higher``, ``zero`` or empty.
+    """
+
+    title: str
+    text: str
+    better: str
+
+
+_AGAINST = {"truth": "the true masks", "annotator": "the annotator's masks, which are themselves estimates"}
+_MEANINGS: dict[str, Meaning] = {
+    "mae": Meaning(
+        "MAE", "Mean absolute error of the count: how many heads a test image is off by on average.", "lower"
+    ),
+    "rmse": Meaning(
+        "RMSE", "Root mean squared error of the count; large misses weigh more. Crowd papers call it MSE.", "lower"
+    ),
+    "nae": Meaning("NAE", "Mean error as a share of the true count, over images with heads.", "lower"),
+    "bias": Meaning("Bias", "Mean of predicted minus annotated heads; above 0 the model counts too many.", "zero"),
+    "mae_mean_count": Meaning(
+        "MAE of the mean count", "The same error for always guessing the mean count of the labelled images.", ""
+    ),
+    "mae_ratio_to_mean_count": Meaning(
+        "MAE / MAE of the mean count", "Below 1 the student beats the guess; 0.5 means half its error.", "lower"
+    ),
+    "mae_last": Meaning("MAE, last weights", "MAE with the last weights instead of the chosen ones.", "lower"),
+    "rmse_last": Meaning("RMSE, last weights", "RMSE with the last weights instead of the chosen ones.", "lower"),
+    "nae_last": Meaning("NAE, last weights", "NAE with the last weights instead of the chosen ones.", "lower"),
+    "annotator_matched_iou_truth": Meaning(
+        "Matched IoU of the annotator",
+        "How well the masks that the training saw fit the true ones, on the test images.",
+        "higher",
+    ),
+    "n_images": Meaning("Test images", "Number of images these figures are over.", ""),
+    "n_heads": Meaning("Annotated heads", "In all test images.", ""),
+    "n_predicted": Meaning("Predicted heads", "In all test images.", ""),
+}
+_PATTERNS: tuple[tuple[str, Meaning], ...] = (
+    (
+        r"matched_iou_disc_(?P<against>truth|annotator)",
+        Meaning("Matched IoU of discs", "The same for discs with the NNEC radius at the student's own points: "
+                "what its points are worth without its masks.", ""),
+    ),
+    (
+        r"matched_iou_half_disc_(?P<against>truth|annotator)",
+        Meaning("Matched IoU of half discs", "The same for discs of half that radius at the student's own points.", ""),
+    ),
+    (
+        r"matched_iou_(?P<against>truth|annotator)",
+        Meaning("Matched IoU", "Predicted and reference masks are matched one to one; the sum of their IoUs divided by "
+                "the number of reference masks. Compared with {against}.", "higher"),
+    ),
+    (
+        r"f1_(?P<percent>\d+)_(?P<against>truth|annotator)",
+        Meaning("F1 at IoU ≥ {percent} %", "Matches of at least this IoU against all predicted and all reference masks "
+                "({against}).", "higher"),
+    ),
+    (
+        r"mean_iou_(?P<percent>\d+)_(?P<against>truth|annotator)",
+        Meaning("Mean IoU at IoU ≥ {percent} %", "Mean IoU of the matches that reach it ({against}).", "higher"),
+    ),
+    (
+        r"localization_f1_radius",
+        Meaning("Localisation F1 in the head", "Predicted points matched one to one with annotated ones, within the "
+                "head's box, or its NNEC where it has none.", "higher"),
+    ),
+    (
+        r"localization_f1_(?P<reach>[\d.]+)px",
+        Meaning("Localisation F1 within {reach} px", "Predicted points matched one to one with annotated ones within "
+                "this distance.", "higher"),
+    ),
+)  # fmt: skip
+
+
+def meaning(name: str) -> Meaning:
+    """Explain one figure; a name that is not known stands for itself."""
+    if name in _MEANINGS:
+        return _MEANINGS[name]
+    for pattern, found in _PATTERNS:
+        match = re.fullmatch(pattern, name)
+        if match:
+            values = match.groupdict()
+            if "percent" in values:
+                values["percent"] = str(int(values["percent"]))
+            if "against" in values:
+                values["against"] = _AGAINST[values["against"]]
+            return Meaning(found.title.format(**values), found.text.format(**values), found.better)
+    return Meaning(name, "", "")

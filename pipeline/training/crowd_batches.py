@@ -1,0 +1,73 @@
+"""Batches of the crowd net: labelled crops, and unlabelled ones in a weak and a strong view."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.training.crops import CropBatch, CropSampler, step_generator
+from pipeline.training.options import StrongViewOptions
+from pipeline.training.strong_view import strong_view
+
+LABELED_STREAM, UNLABELED_STREAM, STRONG_STREAM = 0, 1, 100
+
+
+@dataclass(frozen=True)
+class UnlabeledBatch:
+    """Unlabelled crops.
+
+    Args:
+        weak: The teacher's view, with stored pseudo-labels; its prob is the teacher's.
+        strong: (B, 3, S, S) float32, the student's view.
+        cut_out: (B, S, S) bool, left out of the student's losses.
+    """
+
+    weak: CropBatch
+    strong: Tensor
+    cut_out: Tensor
+
+    def to(self, device: torch.device) -> "UnlabeledBatch":
+        """Copy to a device."""
+        return UnlabeledBatch(self.weak.to(device), self.strong.to(device), self.cut_out.to(device))
+
+
+@dataclass(frozen=True)
+class CrowdBatch:
+    """What one step learns from; without the unlabelled part in warmup."""
+
+    labeled: CropBatch
+    unlabeled: UnlabeledBatch | None = None
+
+    def to(self, device: torch.device) -> "CrowdBatch":
+        """Copy to a device."""
+        return CrowdBatch(self.labeled.to(device), None if self.unlabeled is None else self.unlabeled.to(device))
+
+
+@dataclass(frozen=True)
+class CrowdBatches:
+    """Makes the batch of any step.
+
+    Args:
+        labeled: Crops of labelled images.
+        unlabeled: Crops of unlabelled images, if any.
+        strong: The student's view of them.
+        seed: Seed of the training.
+    """
+
+    labeled: CropSampler
+    unlabeled: CropSampler | None
+    strong: StrongViewOptions
+    seed: int
+
+    def __call__(self, step: int) -> CrowdBatch:
+        """Make the batch of a step."""
+        labeled = CropBatch.stack(self.labeled.crops(step))
+        if self.unlabeled is None:
+            return CrowdBatch(labeled)
+        crops = self.unlabeled.crops(step)
+        views = [
+            strong_view(crop.pixels, self.strong, generator=step_generator(self.seed, STRONG_STREAM, step, k))
+            for k, crop in enumerate(crops)
+        ]
+        strong, cut_out = (torch.stack(parts) for parts in zip(*views, strict=True))
+        return CrowdBatch(labeled, UnlabeledBatch(CropBatch.stack(crops), strong, cut_out))

@@ -1,0 +1,180 @@
+"""Evaluation of a crowd net on the test images: counts, masks and points (XMask, section 7).
+
+The weights are the ones that were chosen on held-out labelled images; the test images choose nothing. Counts are the
+paper's: cells with a logit above 0.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.compute.progress import track
+from pipeline.datasets.images import read_image_rgb
+from pipeline.datasets.prepared import Points, Prepared
+from pipeline.errors import PipelineError, raise_all
+from pipeline.evaluation.instance_iou import MatchResult, matched_mean_iou
+from pipeline.evaluation.localization import LocalizationCounts, match_points
+from pipeline.evaluation.results import Evaluation, ImageResult
+from pipeline.geometry.nnec import nnec_radii
+from pipeline.masks.label_map import disc_label_map
+from pipeline.masks.store import MaskStore
+from pipeline.models.crowd_net import CrowdNet, CrowdNetOptions
+from pipeline.pseudo_labels.energy import EVALUATION_ENERGY, EnergyOptions, energy_instances
+from pipeline.training.inference import HALO_PX, TILE_PX, count_heads, load_crowd_net, predict_image
+from pipeline.training.options import require_tile
+
+
+def _evaluation_energy() -> EnergyOptions:
+    """Draw one mask for each head that is counted, and none for the less likely ones."""
+    return replace(EVALUATION_ENERGY, candidate_prob=0.5)
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """How the student is evaluated on the test images.
+
+    Args:
+        energy: Predicted masks. Published: tau 1.1, lambda_geo 0.8, blur_sigma 3; candidates here are the heads that
+            are counted (probability at least 0.5).
+        reach_px: Distances, in image pixels, within which a predicted point finds an annotated one.
+        last_weights: Also count with the last weights, beside the chosen ones.
+        tile_px: Side of the square tiles in which images are predicted, halo included; a multiple of 16.
+        halo_px: Context around a tile that is predicted and thrown away; a multiple of 16.
+    """
+
+    energy: EnergyOptions = field(default_factory=_evaluation_energy)
+    reach_px: tuple[float, ...] = (4.0, 8.0)
+    last_weights: bool = True
+    tile_px: int = TILE_PX
+    halo_px: int = HALO_PX
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        if not all(reach > 0 for reach in self.reach_px) or len(set(self.reach_px)) < len(self.reach_px):
+            raise ValueError(f"reach_px: expected distances above 0, each once, got {list(self.reach_px)}")
+        require_tile(self.tile_px, self.halo_px)
+
+
+@dataclass(frozen=True)
+class EvaluationInputs:
+    """What an evaluation reads.
+
+    Args:
+        prepared: The data set.
+        annotator: The annotator's masks; the reference where the data set has no true ones.
+        test_ids: Images to evaluate on.
+        labeled_ids: Labelled images; their mean count is the simplest guess.
+        weights: Checkpoint chosen on held-out labelled images.
+        last_weights: The last weights; left out when there is no such file.
+        model: What the network should be; any when None.
+    """
+
+    prepared: Prepared
+    annotator: MaskStore
+    test_ids: Sequence[str]
+    labeled_ids: Sequence[str]
+    weights: Path
+    last_weights: Path | None = None
+    model: CrowdNetOptions | None = None
+
+    @property
+    def reference(self) -> MaskStore:
+        """The masks to compare with: the true ones where the data set has them, the annotator's otherwise."""
+        return self.annotator if self.prepared.truth is None else self.prepared.truth
+
+
+def evaluate_crowd(inputs: EvaluationInputs, *, options: EvaluateOptions, device: torch.device) -> Evaluation:
+    """Evaluate a crowd net on the test images.
+
+    Args:
+        inputs: Data set, masks, images and weights.
+        options: Masks, tiles and reaches.
+        device: Where to predict.
+
+    Raises:
+        PipelineError: If there are no test images, masks are missing, or a checkpoint cannot be used.
+    """
+    if not inputs.test_ids:
+        raise PipelineError(f"{inputs.prepared.folder}: has no test images; give the data set a test split")
+    reference = inputs.reference
+    missing = [image_id for image_id in inputs.test_ids if image_id not in reference]
+    raise_all(missing, f"{reference.path}: lacks masks of test images; run prepare and annotate again")
+    net, _ = load_crowd_net(inputs.weights, device=device, expected=inputs.model)
+    last: CrowdNet | None = None
+    if options.last_weights and inputs.last_weights is not None and inputs.last_weights.is_file():
+        last, _ = load_crowd_net(inputs.last_weights, device=device, expected=inputs.model)
+    results = [
+        _evaluate_image(image_id, inputs, reference, net, last, options, device)
+        for image_id in track(sorted(inputs.test_ids), description="evaluate")
+    ]
+    labeled_counts = [inputs.prepared.image(image_id).n_points for image_id in inputs.labeled_ids]
+    return Evaluation(
+        images=results,
+        reference="annotator" if inputs.prepared.truth is None else "truth",
+        mean_count=float(np.mean(labeled_counts)) if labeled_counts else 0.0,
+    )
+
+
+def _evaluate_image(
+    image_id: str,
+    inputs: EvaluationInputs,
+    reference: MaskStore,
+    net: CrowdNet,
+    last: CrowdNet | None,
+    options: EvaluateOptions,
+    device: torch.device,
+) -> ImageResult:
+    image = inputs.prepared.image(image_id)
+    pixels = read_image_rgb(image.path)
+    logits, embedding = predict_image(net, pixels, device=device, tile_px=options.tile_px, halo_px=options.halo_px)
+    counted = count_heads(logits, image.size_hw)
+    predicted = energy_instances(logits, embedding, options=options.energy, size_hw=image.size_hw)
+    count_last = None
+    if last is not None:
+        last_logits, _ = predict_image(last, pixels, device=device, tile_px=options.tile_px, halo_px=options.halo_px)
+        count_last = len(count_heads(last_logits, image.size_hw).prob)
+    true_map = reference.label_map(image_id)
+    true = inputs.prepared.points(image_id)
+    discs = [
+        matched_mean_iou(disc_label_map(predicted.points_xy, scale * predicted.radius_px, image.size_hw), true_map)
+        for scale in (1.0, 0.5)
+    ]
+    return ImageResult(
+        image_id=image_id,
+        count_true=image.n_points,
+        count_predicted=len(counted.prob),
+        count_last=count_last,
+        predicted=predicted,
+        match=matched_mean_iou(predicted.label_map(), true_map),
+        match_disc=discs[0],
+        match_half_disc=discs[1],
+        match_annotator=_match_annotator(image_id, inputs, true_map),
+        localization=_localization(counted.points_xy, true, image.size_hw, options),
+    )
+
+
+def _match_annotator(image_id: str, inputs: EvaluationInputs, true_map: npt.NDArray[np.int32]) -> MatchResult | None:
+    """Compare the annotator's masks with the true ones: what the student could learn from."""
+    if inputs.prepared.truth is None or image_id not in inputs.annotator:
+        return None
+    return matched_mean_iou(inputs.annotator.label_map(image_id), true_map)
+
+
+def _localization(
+    predicted_xy: npt.NDArray[np.float64],
+    true: Points,
+    size_hw: tuple[int, int],
+    options: EvaluateOptions,
+) -> dict[str, LocalizationCounts]:
+    """Match points within fixed distances, and within each head's box (its NNEC where it has none)."""
+    found = {f"{reach:g}px": match_points(predicted_xy, true.points_xy, reach_px=reach) for reach in options.reach_px}
+    reach_px = nnec_radii(true.points_xy, size_hw=size_hw).radius_px
+    if true.box_wh_px is not None:
+        half_side_px = true.box_wh_px.max(axis=1) / 2
+        reach_px = np.where(half_side_px > 0, half_side_px, reach_px)
+    found["radius"] = match_points(predicted_xy, true.points_xy, reach_px=reach_px)
+    return found

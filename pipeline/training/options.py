@@ -1,0 +1,331 @@
+"""Options of the training stages; ``stages/params.py`` composes the sections of params.yaml from them.
+
+Lengths are optimiser steps, not epochs, so that a length means the same on ten images as on a thousand. The defaults
+suit the synthetic demo on two CPU cores; the docstrings give the published schedule (arXiv 2603.16241) beside.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from pipeline.pseudo_labels.energy import EnergyOptions
+
+RESULT_FREE_OPTIONS = ("checkpoint_every", "load_workers", "cache_mib")
+"""Options of the loop that change no result; they are left out of recorded parameters and digests."""
+
+
+def _require(name: str, value: float, expected: str, fits: bool) -> None:
+    """Raise a ValueError that names the option, unless it fits."""
+    if not fits:
+        raise ValueError(f"{name}: expected {expected}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class CropOptions:
+    """Random training crops.
+
+    Args:
+        size_px: Side of the square crop; a multiple of 16. Smaller images are padded. Published: 256.
+        batch: Crops in a batch; retrain draws as many unlabelled ones beside. Published: 16 + 16.
+        scale_min: Least random scale. Published: 0.7.
+        scale_max: Greatest random scale. Published: 1.3.
+        flip_prob: Probability of a left-right flip. Published: 0.5.
+    """
+
+    size_px: int = 192
+    batch: int = 8
+    scale_min: float = 0.7
+    scale_max: float = 1.3
+    flip_prob: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        _require("size_px", self.size_px, "a positive multiple of 16", self.size_px > 0 and self.size_px % 16 == 0)
+        _require("batch", self.batch, "at least 1", self.batch >= 1)
+        _require("scale_min", self.scale_min, "above 0", self.scale_min > 0)
+        _require(
+            "scale_max", self.scale_max, f"at least scale_min ({self.scale_min})", self.scale_max >= self.scale_min
+        )
+        _require("flip_prob", self.flip_prob, "from 0 to 1", 0 <= self.flip_prob <= 1)
+
+
+@dataclass(frozen=True)
+class PhaseOptions:
+    """One phase of training: its length and its learning rates (Adam).
+
+    Args:
+        steps: Optimiser steps; 0 leaves the phase out.
+        learning_rate: Learning rate of all but the encoder. Published: 5e-5 (phase 1), 5e-6 (phase 2) and
+            5e-6 to 5e-5 by data set (phase 3).
+        encoder_learning_rate: Learning rate of the encoder; only phase 1 trains it. Published: 1e-5, with ImageNet
+            weights; without them it must learn as fast as the rest.
+        weight_decay: L2 penalty of Adam. Published: 1e-4.
+        decay: ``cosine`` lowers the rate to 1 % of itself by the end of the phase; ``constant`` is the published form.
+        ramp_steps: Steps over which the rate rises from 0 at the start of the phase. Published: 0.
+    """
+
+    steps: int = 100
+    learning_rate: float = 1e-3
+    encoder_learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    decay: Literal["cosine", "constant"] = "cosine"
+    ramp_steps: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        _require("steps", self.steps, "at least 0", self.steps >= 0)
+        _require("learning_rate", self.learning_rate, "above 0", self.learning_rate > 0)
+        _require("encoder_learning_rate", self.encoder_learning_rate, "at least 0", self.encoder_learning_rate >= 0)
+        _require("weight_decay", self.weight_decay, "at least 0", self.weight_decay >= 0)
+        _require("ramp_steps", self.ramp_steps, "at least 0", self.ramp_steps >= 0)
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """What every phase shares: teacher average, clipping, how often to look, save and log.
+
+    Args:
+        ema_decay: Share of the old teacher kept at each step; it starts lower, (1 + t) / (10 + t). Published: 0.998.
+        clip_norm: Greatest norm of the gradient. Published: 5.
+        evaluate_every: Steps between two looks at the held-out labelled images; each phase also ends with one.
+        choose_from_frac: Looks before this share of a phase do not compete for the chosen checkpoint (the counting
+            error alone would choose a mask head that has hardly been trained).
+        checkpoint_every: Steps between two resumable states; does not change results.
+        log_every: Steps between two points of the curves and lines of the log.
+        precision: Precision of Lightning Fabric: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
+        load_workers: Threads that prepare batches ahead; does not change results.
+        cache_mib: Memory for decoded images, in MiB; does not change results.
+        tile_px: Side of the square tiles in which whole images are predicted, halo included; a multiple of 16.
+        halo_px: Context around a tile that is predicted and thrown away; a multiple of 16.
+    """
+
+    ema_decay: float = 0.99
+    clip_norm: float = 5.0
+    evaluate_every: int = 25
+    choose_from_frac: float = 0.5
+    checkpoint_every: int = 50
+    log_every: int = 5
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    load_workers: int = 2
+    cache_mib: int = 1024
+    tile_px: int = 1024
+    halo_px: int = 192
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        _require("ema_decay", self.ema_decay, "at least 0 and below 1", 0 <= self.ema_decay < 1)
+        _require("clip_norm", self.clip_norm, "above 0", self.clip_norm > 0)
+        _require("choose_from_frac", self.choose_from_frac, "from 0 to 1", 0 <= self.choose_from_frac <= 1)
+        for name in ("evaluate_every", "checkpoint_every", "log_every", "load_workers", "cache_mib"):
+            _require(name, getattr(self, name), "at least 1", getattr(self, name) >= 1)
+        require_tile(self.tile_px, self.halo_px)
+
+
+def require_tile(tile_px: int, halo_px: int) -> None:
+    """Raise a ValueError unless tiles of this side and halo can cover an image."""
+    _require("halo_px", halo_px, "a multiple of 16, at least 0", halo_px >= 0 and halo_px % 16 == 0)
+    _require(
+        "tile_px",
+        tile_px,
+        f"a multiple of 16 above 2 * halo_px ({2 * halo_px})",
+        tile_px % 16 == 0 and tile_px > 2 * halo_px,
+    )
+
+
+@dataclass(frozen=True)
+class ExclusivityOptions:
+    """Exclusivity loss (arXiv 2603.16241, §3.2).
+
+    Args:
+        tau: Radius of an instance in embedding space. Published: 0.6.
+        margin: Margin around ``tau``. Published: 0.1.
+        blur_sigma: Sigma of the 7 x 7 blur of the upsampled embedding, in pixels. Published: 1.5.
+    """
+
+    tau: float = 0.6
+    margin: float = 0.1
+    blur_sigma: float = 1.5
+
+
+@dataclass(frozen=True)
+class WarmupOptions:
+    """The teacher, trained on the labelled images only.
+
+    Args:
+        count: Phase 1, point-to-region loss, the counting path with its encoder. Published: 1500 epochs.
+        mask: Phase 2, exclusivity loss on the annotator's masks; the encoder stands still. Published: 500 epochs.
+        crops: Random crops.
+        loop: What the phases share.
+        exclusivity: Exclusivity loss.
+    """
+
+    count: PhaseOptions = field(default_factory=lambda: PhaseOptions(steps=250))
+    mask: PhaseOptions = field(default_factory=lambda: PhaseOptions(steps=75))
+    crops: CropOptions = field(default_factory=CropOptions)
+    loop: LoopOptions = field(default_factory=LoopOptions)
+    exclusivity: ExclusivityOptions = field(default_factory=ExclusivityOptions)
+
+
+@dataclass(frozen=True)
+class PseudoLabelOptions:
+    """Energy masks of the teacher on the unlabelled training images (arXiv 2603.16241, §3.3).
+
+    Args:
+        energy: Candidates and energy.
+        tile_px: Side of the square tiles in which images are predicted, halo included; a multiple of 16.
+        halo_px: Context around a tile that is predicted and thrown away; a multiple of 16.
+    """
+
+    energy: EnergyOptions = field(default_factory=EnergyOptions)
+    tile_px: int = 1024
+    halo_px: int = 192
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        require_tile(self.tile_px, self.halo_px)
+
+
+@dataclass(frozen=True)
+class GateOptions:
+    """What the teacher and its pseudo-labels must reach before retrain starts.
+
+    Args:
+        max_error_ratio: Greatest MAE of the teacher on the held-out labelled images, as a multiple of the MAE of
+            predicting the mean count of the labelled training images.
+        min_count_ratio: Least number of pseudo-labels per unlabelled image (of score 0.5 and more), as a multiple of
+            the mean count of the labelled training images.
+        max_count_ratio: Greatest such number.
+    """
+
+    max_error_ratio: float = 1.0
+    min_count_ratio: float = 0.2
+    max_count_ratio: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        _require("max_error_ratio", self.max_error_ratio, "above 0", self.max_error_ratio > 0)
+        _require("min_count_ratio", self.min_count_ratio, "at least 0", self.min_count_ratio >= 0)
+        _require(
+            "max_count_ratio",
+            self.max_count_ratio,
+            f"above min_count_ratio ({self.min_count_ratio})",
+            self.max_count_ratio > self.min_count_ratio,
+        )
+
+
+@dataclass(frozen=True)
+class StrongViewOptions:
+    """The student's view of an unlabelled crop.
+
+    Args:
+        jitter_prob: Probability of a colour jitter. Published: 0.8.
+        jitter: Its strength: brightness, contrast and saturation each by a factor within 1 ± this. Published: 0.4.
+        jitter_hue: Its hue shift, in turns. Published: 0.1.
+        gray_prob: Probability of grey. Published: 0.25.
+        blur_prob: Probability of a Gaussian blur. Published: 0.8.
+        blur_sigma_min: Least sigma of the blur, in pixels. Published: 0.1.
+        blur_sigma_max: Greatest sigma of the blur, in pixels. Published: 2.
+        cut_out_min_frac: Least side of the cut-out rectangle, as a share of the crop's. Published: 1/8.
+        cut_out_max_frac: Greatest side; 0 means no cut-out. Published: 1/4.
+    """
+
+    jitter_prob: float = 0.8
+    jitter: float = 0.4
+    jitter_hue: float = 0.1
+    gray_prob: float = 0.25
+    blur_prob: float = 0.8
+    blur_sigma_min: float = 0.1
+    blur_sigma_max: float = 2.0
+    cut_out_min_frac: float = 0.125
+    cut_out_max_frac: float = 0.25
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        for name in ("jitter_prob", "gray_prob", "blur_prob"):
+            _require(name, getattr(self, name), "from 0 to 1", 0 <= getattr(self, name) <= 1)
+        _require("jitter", self.jitter, "at least 0 and below 1", 0 <= self.jitter < 1)
+        _require("jitter_hue", self.jitter_hue, "from 0 to 0.5", 0 <= self.jitter_hue <= 0.5)
+        _require("blur_sigma_min", self.blur_sigma_min, "above 0", self.blur_sigma_min > 0)
+        _require(
+            "blur_sigma_max",
+            self.blur_sigma_max,
+            f"at least blur_sigma_min ({self.blur_sigma_min})",
+            self.blur_sigma_max >= self.blur_sigma_min,
+        )
+        _require("cut_out_max_frac", self.cut_out_max_frac, "from 0 to 1", 0 <= self.cut_out_max_frac <= 1)
+        _require("cut_out_min_frac", self.cut_out_min_frac, "from 0 to 1", 0 <= self.cut_out_min_frac <= 1)
+
+
+@dataclass(frozen=True)
+class UnlabeledOptions:
+    """The unlabelled branch: L = (L_labelled + w L_unlabelled) / (1 + w), w rising from ``weight_start``.
+
+    Args:
+        weight_max: Greatest w. Published: 2.
+        weight_start: w at the first step of the last phase. Published: 0.1; phases 1 and 2 start at 0.
+        ramp_steps: Steps of a phase over which w rises by ``weight_max``. Published: 200 epochs (0.01 an epoch).
+        delay_steps: Steps of phases 1 and 2 before the branch joins. Published: 50 epochs.
+        point_prob: Least probability of a pseudo point that point-to-region takes for a head. Published: 0.5.
+        strong: The student's view.
+    """
+
+    weight_max: float = 2.0
+    weight_start: float = 0.1
+    ramp_steps: int = 100
+    delay_steps: int = 0
+    point_prob: float = 0.5
+    strong: StrongViewOptions = field(default_factory=StrongViewOptions)
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        _require("weight_max", self.weight_max, "at least 0", self.weight_max >= 0)
+        _require("weight_start", self.weight_start, "at least 0", self.weight_start >= 0)
+        _require("ramp_steps", self.ramp_steps, "at least 1", self.ramp_steps >= 1)
+        _require("delay_steps", self.delay_steps, "at least 0", self.delay_steps >= 0)
+        _require("point_prob", self.point_prob, "above 0 and below 1", 0 < self.point_prob < 1)
+
+
+@dataclass(frozen=True)
+class RetrainOptions:
+    """The student, trained on labelled and unlabelled images.
+
+    Args:
+        teacher: ``stored`` learns from the store of pseudo_label as it is; ``ema`` takes pseudo-labels from the EMA
+            teacher at each step, as published.
+        count: Phase 1 continued, with the unlabelled branch.
+        mask: Phase 2, exclusivity on both; the encoder stands still.
+        constraint: Phase 3, point-to-region and the mask constraint on both; fuse and counting head learn.
+        w_fg: Weight of the constraint that an instance holds one head. Published: 0 to 0.005 by data set.
+        w_bg: Weight of the constraint that the background holds none. Published: 0 to 0.1 by data set.
+        crops: Random crops.
+        loop: What the phases share.
+        exclusivity: Exclusivity loss.
+        unlabeled: The unlabelled branch.
+        gate: What teacher and pseudo-labels must reach first.
+    """
+
+    teacher: Literal["stored", "ema"] = "stored"
+    count: PhaseOptions = field(
+        default_factory=lambda: PhaseOptions(steps=120, learning_rate=5e-4, encoder_learning_rate=5e-4)
+    )
+    mask: PhaseOptions = field(default_factory=lambda: PhaseOptions(steps=60))
+    constraint: PhaseOptions = field(default_factory=lambda: PhaseOptions(steps=30, learning_rate=1e-4))
+    w_fg: float = 0.005
+    w_bg: float = 0.05
+    crops: CropOptions = field(default_factory=CropOptions)
+    loop: LoopOptions = field(default_factory=LoopOptions)
+    exclusivity: ExclusivityOptions = field(default_factory=ExclusivityOptions)
+    unlabeled: UnlabeledOptions = field(default_factory=UnlabeledOptions)
+    gate: GateOptions = field(default_factory=GateOptions)
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        _require("w_fg", self.w_fg, "at least 0", self.w_fg >= 0)
+        _require("w_bg", self.w_bg, "at least 0", self.w_bg >= 0)
+
+
+def result_options(options: "WarmupOptions | PseudoLabelOptions | RetrainOptions") -> dict[str, Any]:
+    """Give an options dataclass as plain data, without what changes no result."""
+    return {
+        key: {name: each for name, each in value.items() if name not in RESULT_FREE_OPTIONS} if key == "loop" else value
+        for key, value in asdict(options).items()
+    }

@@ -1,0 +1,128 @@
+"""Images as training sees them: pixels, heads and masks, from a person's labels or from a teacher's.
+
+Training reads the truth of an image through :func:`labeled_scenes` alone, which is given the labelled images; the
+unlabelled ones come through :func:`pseudo_labeled_scenes`, which has no way to their true points.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.datasets.images import read_image_rgb
+from pipeline.datasets.prepared import Prepared
+from pipeline.errors import PipelineError
+from pipeline.masks.store import MaskStore
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One image with its heads; head k owns the pixels of value k + 1 in the label map.
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB.
+        points_xy: (N, 2) float64 heads, image pixels.
+        point_prob: (N,) float64 how sure each head is; 1 where a person marked it.
+        label_map: (H, W) int32, 0 background.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    points_xy: npt.NDArray[np.float64]
+    point_prob: npt.NDArray[np.float64]
+    label_map: npt.NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        """Refuse parts that do not belong together."""
+        if self.points_xy.shape != (len(self.point_prob), 2):
+            raise ValueError(f"points_xy {self.points_xy.shape} and point_prob {self.point_prob.shape} do not fit")
+        if self.label_map.shape != self.pixels.shape[:2]:
+            raise ValueError(f"label_map {self.label_map.shape} and pixels {self.pixels.shape} do not fit")
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the arrays."""
+        return self.pixels.nbytes + self.points_xy.nbytes + self.point_prob.nbytes + self.label_map.nbytes
+
+
+class SceneSource:
+    """Scenes by position, with the last used ones kept in memory; safe to use from many threads.
+
+    Args:
+        image_ids: The images, in the order of their positions.
+        read: Gives the scene of an image.
+        cache_mib: Memory for scenes, in MiB.
+    """
+
+    def __init__(self, image_ids: Sequence[str], read: Callable[[str], Scene], *, cache_mib: int) -> None:
+        self.image_ids = tuple(image_ids)
+        self._read = read
+        self._room = cache_mib * 2**20
+        self._kept: OrderedDict[int, Scene] = OrderedDict()
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        """Give the number of images."""
+        return len(self.image_ids)
+
+    def __getitem__(self, position: int) -> Scene:
+        """Give the scene at a position."""
+        with self._lock:
+            if position in self._kept:
+                self._kept.move_to_end(position)
+                return self._kept[position]
+        scene = self._read(self.image_ids[position])
+        with self._lock:
+            if position not in self._kept:
+                self._kept[position] = scene
+                self._room -= scene.n_bytes
+            while self._room < 0:
+                self._room += self._kept.popitem(last=False)[1].n_bytes
+        return scene
+
+
+def labeled_scenes(prepared: Prepared, masks: MaskStore, image_ids: Sequence[str], *, cache_mib: int) -> SceneSource:
+    """Give labelled images, with the points and masks of their annotators.
+
+    Raises:
+        PipelineError: When a scene is read whose masks are missing or do not belong to its points.
+    """
+    missing = sorted(set(image_ids) - set(masks.image_ids))
+    if missing:
+        raise PipelineError(
+            f"the annotator's mask store lacks {len(missing)} labelled images ({', '.join(missing[:5])} …); "
+            "run the annotate stage again, on the same prepared tables"
+        )
+
+    def read(image_id: str) -> Scene:
+        points_xy = np.asarray(prepared.points(image_id).points_xy, dtype=np.float64)
+        n_masks = len(masks.instances(image_id))
+        if n_masks != len(points_xy):
+            raise PipelineError(
+                f"{image_id}: {len(points_xy)} points, but {n_masks} rows in the annotator's mask store; "
+                "run the annotate stage again, on the same prepared tables"
+            )
+        return Scene(_pixels(prepared, image_id), points_xy, np.ones(len(points_xy)), masks.label_map(image_id))
+
+    return SceneSource(image_ids, read, cache_mib=cache_mib)
+
+
+def pseudo_labeled_scenes(prepared: Prepared, masks: MaskStore, *, cache_mib: int) -> SceneSource:
+    """Give the images of a store of pseudo-labels, with its candidates for heads."""
+
+    def read(image_id: str) -> Scene:
+        rows = masks.instances(image_id)
+        return Scene(
+            _pixels(prepared, image_id),
+            np.asarray(rows.points_xy, dtype=np.float64),
+            np.asarray(rows.score, dtype=np.float64),
+            masks.label_map(image_id),
+        )
+
+    return SceneSource(masks.image_ids, read, cache_mib=cache_mib)
+
+
+def _pixels(prepared: Prepared, image_id: str) -> npt.NDArray[np.uint8]:
+    return read_image_rgb(prepared.image(image_id).path)

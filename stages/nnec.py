@@ -1,0 +1,38 @@
+"""Stage ``nnec``: how far each head's mask may reach."""
+
+from rich.table import Table
+
+from pipeline.datasets.prepared import Prepared
+from pipeline.datasets.radii import compute_radii, write_radii
+from stages.command import (
+    DEFAULT_DATASET,
+    DEFAULT_PARAMS,
+    DatasetOption,
+    ParamsOption,
+    console,
+    fails_clearly,
+    stage_app,
+)
+from stages.params import load_params
+from stages.paths import DatasetPaths
+
+app = stage_app("Compute the nearest neighbor exclusion circle (NNEC) of every point.")
+
+
+@app.command()
+@fails_clearly
+def main(dataset: DatasetOption = DEFAULT_DATASET, params: ParamsOption = DEFAULT_PARAMS) -> None:
+    """Read data/DATASET/prepared, write data/DATASET/nnec/radii.parquet."""
+    options = load_params(params).nnec
+    paths = DatasetPaths(dataset)
+    summary = write_radii(paths.nnec / "radii.parquet", compute_radii(Prepared.open(paths.prepared), options))
+    table = Table(title=f"{dataset}: exclusion circles", title_justify="left")
+    for name in ("images", "circles", "median radius, px", *(f"{flag}" for flag in summary.flagged)):
+        table.add_column(name, justify="right")
+    figures = (summary.n_images, summary.n_points, summary.median_radius_px, *summary.flagged.values())
+    table.add_row(*(f"{figure:,}" if isinstance(figure, int) else f"{figure:,.2f}" for figure in figures))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    app()

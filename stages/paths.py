@@ -1,0 +1,95 @@
+"""Where each stage reads and writes: one place, so that stages, DVC and tests agree."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class DatasetPaths:
+    """Files that depend on the data set alone.
+
+    Args:
+        dataset: Name of the data set, a folder below ``data/``.
+        data_root: The folder that holds all data sets.
+    """
+
+    dataset: str
+    data_root: Path = field(default=Path("data"))
+
+    @property
+    def root(self) -> Path:
+        """Folder of this data set; ``images.parquet`` stores image paths relative to it."""
+        return self.data_root / self.dataset
+
+    @property
+    def raw(self) -> Path:
+        """What the user brought: a folder, a symlink, or ``scenes.yaml`` inside it. Never written to."""
+        return self.root / "raw"
+
+    @property
+    def prepared(self) -> Path:
+        """Tables of ``prepare``."""
+        return self.root / "prepared"
+
+    @property
+    def nnec(self) -> Path:
+        """Folder of ``nnec``; holds ``radii.parquet``."""
+        return self.root / "nnec"
+
+    @property
+    def annotate(self) -> Path:
+        """Mask store of ``annotate``."""
+        return self.root / "annotate"
+
+    @property
+    def logs(self) -> Path:
+        """JSON lines of long stages; outside DVC's outputs."""
+        return Path("logs") / self.dataset
+
+
+@dataclass(frozen=True)
+class RunPaths(DatasetPaths):
+    """Files that also depend on the labelled share and the seed.
+
+    Args:
+        labeled_pct: Labelled share of the training images, in percent.
+        seed: Seed of the split and of training.
+    """
+
+    labeled_pct: int = 10
+    seed: int = 0
+
+    @property
+    def run(self) -> Path:
+        """Folder of one (data set, labelled share, seed)."""
+        return self.root / f"labeled_{self.labeled_pct}" / f"seed_{self.seed}"
+
+    @property
+    def warmup(self) -> Path:
+        """Teacher: ``model.safetensors``, ``model.json``, ``dvclive/``."""
+        return self.run / "warmup"
+
+    @property
+    def pseudo_label(self) -> Path:
+        """Mask store of ``pseudo_label``."""
+        return self.run / "pseudo_label"
+
+    @property
+    def retrain(self) -> Path:
+        """Student: the same files as the teacher's."""
+        return self.run / "retrain"
+
+    @property
+    def evaluate(self) -> Path:
+        """``metrics.json``, ``per_image.parquet``, ``plots/``, ``report.html``, ``overlays/``."""
+        return self.run / "evaluate"
+
+    @property
+    def logs(self) -> Path:
+        """JSON lines of long stages; outside DVC's outputs."""
+        return Path("logs") / self.dataset / f"labeled_{self.labeled_pct}" / f"seed_{self.seed}"
+
+    @property
+    def resume(self) -> Path:
+        """Resumable training states, outside DVC's outputs: ``resume/<stage>/``."""
+        return Path("resume") / self.dataset / f"labeled_{self.labeled_pct}" / f"seed_{self.seed}"

@@ -1,0 +1,64 @@
+"""Stage ``retrain``: the student, trained on labelled images and pseudo-labels."""
+
+from pipeline.compute.device import resolve_device
+from pipeline.masks.store import MaskStore
+from pipeline.training.checkpoint import MODEL_FILE
+from pipeline.training.crowd import RunPlace, train_student
+from stages.command import (
+    DEFAULT_DATASET,
+    DEFAULT_PARAMS,
+    DatasetOption,
+    DeviceOption,
+    LabeledPctOption,
+    ParamsOption,
+    SeedOption,
+    fails_clearly,
+    stage_app,
+)
+from stages.params import load_params
+from stages.paths import RunPaths
+from stages.run_inputs import RunInputs, print_figures
+
+app = stage_app("Train the student on the labelled images and on the teacher's pseudo-labels.")
+
+
+@app.command()
+@fails_clearly
+def main(
+    dataset: DatasetOption = DEFAULT_DATASET,
+    labeled_pct: LabeledPctOption = 10,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    params: ParamsOption = DEFAULT_PARAMS,
+) -> None:
+    """Read the masks of annotate and pseudo_label and the teacher, write the student below …/retrain.
+
+    It does not start when the teacher or its pseudo-labels miss the bounds of retrain.gate.
+
+    A run that was killed goes on where it stopped.
+    """
+    settings = load_params(params)
+    paths = RunPaths(dataset, labeled_pct=labeled_pct, seed=seed)
+    inputs = RunInputs.open(paths, settings)
+    figures = train_student(
+        inputs.prepared,
+        inputs.splits,
+        MaskStore.open(paths.annotate),
+        MaskStore.open(paths.pseudo_label),
+        paths.warmup / MODEL_FILE,
+        model=settings.model,
+        options=settings.retrain,
+        energy=settings.pseudo_label.energy,
+        seed=seed,
+        place=RunPlace(
+            out=paths.retrain,
+            resume=paths.resume / "retrain",
+            log=paths.logs / "retrain.jsonl",
+            device=resolve_device(device),
+        ),
+    )
+    print_figures(f"{dataset}: student", figures)
+
+
+if __name__ == "__main__":
+    app()

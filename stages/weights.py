@@ -1,0 +1,110 @@
+"""``python -m stages.weights``: list, fetch, verify and train the weights of promptable models."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from pipeline.annotators.build import build_annotator
+from pipeline.annotators.disc import DiscAnnotator
+from pipeline.annotators.edp_sam import EdpSamOptions
+from pipeline.annotators.quality import CircleAnnotator, held_out_quality
+from pipeline.compute.device import resolve_device
+from pipeline.compute.progress import JsonLines, byte_progress, track
+from pipeline.datasets.crowd_scene.held_out import held_out_scenes, require_frozen
+from pipeline.models.pretrained import WEIGHTS, fetch_weights, find_weights, verify_weights
+from pipeline.training.promptable import PromptableOptions, save_compact_weights, train_compact_sam
+from stages.command import DeviceOption, console, fails_clearly, stage_app
+
+app = stage_app("Weights of Segment Anything models: list, fetch, verify, and train the compact one.")
+
+NameArgument = Annotated[str, typer.Argument(help=f"One of {', '.join(WEIGHTS)}.", metavar="NAME")]
+
+
+@app.command("list")
+@fails_clearly
+def list_weights() -> None:
+    """List the weights, where each file belongs and whether it is there."""
+    table = Table("name", "file", "there", "published at")
+    for weights in WEIGHTS.values():
+        there = "yes" if weights.path().is_file() else "no"
+        table.add_row(weights.name, str(weights.path()), there, weights.url or "ships with the repository")
+    console.print(table)
+
+
+@app.command()
+@fails_clearly
+def fetch(name: NameArgument) -> None:
+    """Download weights, going on where a broken download stopped, and check their SHA-256."""
+    weights = find_weights(name)
+    with byte_progress(f"fetch {weights.file_name}") as progress:
+        path = fetch_weights(weights, progress=progress)
+    console.print(f"{path}: SHA-256 is right", highlight=False)
+
+
+@app.command()
+@fails_clearly
+def verify(name: NameArgument, device: DeviceOption = "auto", scenes: bool = True) -> None:
+    """Check a file's SHA-256, then measure the model on the 64 frozen held-out scenes beside the bare disc."""
+    console.print(f"{name}: SHA-256 {verify_weights(find_weights(name))}", highlight=False)
+    if not scenes:
+        return
+    target = resolve_device(device)
+    annotators = {
+        f"edp_sam, {name}": build_annotator("edp_sam", EdpSamOptions(), weights=name, device=target, truth=None),
+        f"edp_sam, {name}, head prompts only": build_annotator(
+            "edp_sam", EdpSamOptions(prompts=("head",)), weights=name, device=target, truth=None
+        ),
+        "disc, overlaps shared out": DiscAnnotator(),
+        "disc itself": CircleAnnotator(),
+    }
+    plans = held_out_scenes()
+    drawn = [(plan, plan.render()) for plan in track(plans, description="draw", unit="scenes")]
+    require_frozen([scene for _, scene in drawn])
+    quality = held_out_quality(track(drawn, description="annotate", unit="scenes"), annotators)
+    table = Table(
+        "annotator", "density", "heads", "mean IoU in circle", "leaking", "fallback", title="64 held-out scenes"
+    )
+    for annotator, groups in quality.items():
+        for density, row in groups.items():
+            table.add_row(
+                annotator,
+                density,
+                f"{row.n_heads:,}",
+                f"{row.circle_iou:.3f}",
+                f"{row.leak_share:.1%}",
+                f"{row.fallback_share:.1%}",
+            )
+    console.print(table)
+
+
+@app.command("train-compact")
+@fails_clearly
+def train_compact(
+    out: Annotated[Path, typer.Option("--out", help="File to write.")] = find_weights("compact").path(),  # noqa: B008
+    steps: Annotated[
+        int, typer.Option("--steps", min=1, help="Optimiser steps of 4 scenes each.")
+    ] = PromptableOptions.steps,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Seed of scenes, prompts and first weights.")
+    ] = PromptableOptions.seed,
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that draw scenes.")] = 1,
+    device: DeviceOption = "auto",
+) -> None:
+    """Train the compact model on endless synthetic crowds; a run that was killed goes on from its last checkpoint."""
+    options = PromptableOptions(steps=steps, seed=seed)
+    with JsonLines(Path("logs/train-compact.jsonl"), append=True) as log:
+        sam = train_compact_sam(
+            options,
+            device=resolve_device(device),
+            resume=Path("resume/train-compact"),
+            workers=workers,
+            report=lambda row: log.write(**row),
+        )
+    digest = save_compact_weights(sam, out)
+    console.print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, SHA-256 {digest}", highlight=False)
+
+
+if __name__ == "__main__":
+    app()

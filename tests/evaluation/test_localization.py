@@ -1,0 +1,53 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
+
+from pipeline.evaluation.localization import LocalizationCounts, match_points
+
+
+def plain_matches(predicted_xy: np.ndarray, true_xy: np.ndarray, reach_px: np.ndarray) -> int:
+    near = np.linalg.norm(true_xy[:, None] - predicted_xy[None], axis=2) <= reach_px[:, None]
+    return int(near[linear_sum_assignment(near, maximize=True)].sum())
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 12), st.integers(0, 12))
+def test_matching_is_the_largest_there_is(seed: int, n_predicted: int, n_true: int) -> None:
+    rng = np.random.default_rng(seed)
+    predicted_xy, true_xy = rng.random((n_predicted, 2)) * 20, rng.random((n_true, 2)) * 20
+    reach_px = rng.random(n_true) * 8
+    found = match_points(predicted_xy, true_xy, reach_px=reach_px)
+    assert found == LocalizationCounts(plain_matches(predicted_xy, true_xy, reach_px), n_predicted, n_true)
+    same = match_points(predicted_xy, true_xy, reach_px=4.0)
+    assert same.n_matched == plain_matches(predicted_xy, true_xy, np.full(n_true, 4.0))
+
+
+def test_each_point_is_used_once() -> None:
+    found = match_points(np.array([[0.0, 0], [0, 1]]), np.array([[0.0, 0.5]]), reach_px=4)
+    assert (found.precision, found.recall, found.f1) == (0.5, 1.0, pytest.approx(2 / 3))
+
+
+def test_the_reach_belongs_to_the_match() -> None:
+    points = np.array([[0.0, 0.0]]), np.array([[3.0, 4.0]])
+    assert match_points(*points, reach_px=5.0).n_matched == 1
+    assert match_points(*points, reach_px=4.999).n_matched == 0
+
+
+def test_nothing_to_match() -> None:
+    none = np.zeros((0, 2))
+    found = match_points(none, none, reach_px=4)
+    assert np.isnan([found.precision, found.recall, found.f1]).all()
+    assert match_points(none, np.zeros((2, 2)), reach_px=4).f1 == 0
+    assert math.isnan(match_points(none, np.zeros((2, 2)), reach_px=4).precision)
+
+
+def test_counts_add_up() -> None:
+    assert LocalizationCounts(1, 2, 3) + LocalizationCounts(4, 5, 6) == LocalizationCounts(5, 7, 9)
+
+
+def test_a_reach_for_each_true_point_or_one_for_all() -> None:
+    with pytest.raises(ValueError, match=r"one for each of 2 true points, got shape \(3,\)"):
+        match_points(np.zeros((1, 2)), np.zeros((2, 2)), reach_px=np.ones(3))

@@ -1,0 +1,54 @@
+import huggingface_hub.constants
+import pytest
+import torch
+
+from pipeline.errors import PipelineError
+from pipeline.models.backbones import build_backbone
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"), [("resnet10t", (128, 256)), ("mobilenetv3_small_050", (16, 24)), ("convnext_atto", (80, 160))]
+)
+def test_taps_have_strides_8_and_16(name: str, channels: tuple[int, int]) -> None:
+    backbone = build_backbone(name, pretrained=False).eval()
+    with torch.no_grad():
+        fine, coarse = backbone(torch.zeros(1, 3, 64, 96))
+    assert backbone.channels == channels
+    assert fine.shape == (1, channels[0], 8, 12)
+    assert coarse.shape == (1, channels[1], 4, 6)
+
+
+def test_vgg_taps_are_the_ends_of_blocks_4_and_5_before_their_pools() -> None:
+    with torch.device("meta"):
+        backbone = build_backbone("vgg16_bn", pretrained=False)
+    assert backbone.channels == (512, 512)
+    assert [info["module"] for info in backbone.body.feature_info.get_dicts()] == ["features.32", "features.42"]
+    layers = list(backbone.body.values())
+    assert isinstance(layers[32], torch.nn.ReLU)
+    assert isinstance(layers[33], torch.nn.MaxPool2d)
+    assert sum(isinstance(layer, torch.nn.MaxPool2d) for layer in layers) == 4
+    assert isinstance(layers[-1], torch.nn.ReLU)
+    assert len(layers) == 43
+
+
+def test_stages_behind_stride_16_are_left_out() -> None:
+    names = [name for name, _ in build_backbone("resnet10t", pretrained=False).body.named_parameters()]
+    assert any(name.startswith("layer3") for name in names)
+    assert not any(name.startswith(("layer4", "fc")) for name in names)
+
+
+def test_unknown_name_suggests_near_ones() -> None:
+    with pytest.raises(PipelineError, match=r"no network 'resnet10'.*did you mean .*resnet10t"):
+        build_backbone("resnet10", pretrained=False)
+
+
+def test_network_without_the_strides_is_refused() -> None:
+    with pytest.raises(PipelineError, match="expected 8 and 16 among them"):
+        build_backbone("vit_tiny_patch16_224", pretrained=False)
+
+
+def test_pretrained_weights_offline_say_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(PipelineError, match=r"weights of 'resnet10t' cannot be loaded.*set model.pretrained: false"):
+        build_backbone("resnet10t", pretrained=True)

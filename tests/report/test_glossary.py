@@ -1,0 +1,31 @@
+import pytest
+
+from pipeline.report.glossary import meaning
+
+
+@pytest.mark.parametrize(
+    ("name", "title", "better"),
+    [
+        ("mae", "MAE", "lower"),
+        ("matched_iou_truth", "Matched IoU", "higher"),
+        ("matched_iou_disc_annotator", "Matched IoU of discs", ""),
+        ("matched_iou_half_disc_truth", "Matched IoU of half discs", ""),
+        ("f1_50_truth", "F1 at IoU ≥ 50 %", "higher"),
+        ("localization_f1_8px", "Localisation F1 within 8 px", "higher"),
+        ("localization_f1_radius", "Localisation F1 in the head", "higher"),
+    ],
+)
+def test_figures_have_a_meaning(name: str, title: str, better: str) -> None:
+    found = meaning(name)
+    assert (found.title, found.better) == (title, better)
+    assert len(found.text) > 20
+    assert "{" not in found.text
+
+
+def test_the_text_says_what_is_compared() -> None:
+    assert "the true masks" in meaning("matched_iou_truth").text
+    assert "annotator" in meaning("matched_iou_annotator").text
+
+
+def test_an_unknown_figure_stands_for_itself() -> None:
+    assert meaning("novel_figure") == ("novel_figure", "", "")

@@ -1,0 +1,43 @@
+"""The figures at the end of ``make demo``."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from stages.outcome import app
+
+PARAMS = "prepare: {sources: {synthetic: {reader: synthetic}}}\nseeds: [0, 1]\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    (tmp_path / "params.yaml").write_text(PARAMS, encoding="utf-8")
+    return tmp_path
+
+
+def evaluated(seed: int, mae: float) -> None:
+    folder = Path(f"data/synthetic/labeled_10/seed_{seed}/evaluate")
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps({"mae": mae}), encoding="utf-8")
+
+
+def test_it_prints_figures_and_report_of_every_run(folder: Path) -> None:
+    evaluated(0, 3.25)
+    evaluated(1, 4.5)
+    done = CliRunner().invoke(app, [])
+    assert done.exit_code == 0, done.output
+    for shown in ("3.25", "4.5", "seed 0", "seed 1", "data/synthetic/labeled_10/seed_1/evaluate/report.html"):
+        assert shown in done.output
+
+
+def test_it_names_every_run_that_is_missing(folder: Path) -> None:
+    evaluated(0, 3.25)
+    done = CliRunner().invoke(app, [])
+    assert done.exit_code == 1
+    assert "seed_1/evaluate/metrics.json" in done.output
+    assert "seed_0" not in done.output
+    assert "dvc repro" in done.output

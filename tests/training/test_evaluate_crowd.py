@@ -1,0 +1,120 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.datasets.prepared import Prepared
+from pipeline.errors import PipelineError
+from pipeline.masks.store import MaskStore
+from pipeline.models.crowd_net import CrowdNetOptions, build_crowd_net
+from pipeline.training.checkpoint import ModelRecord, save_model
+from pipeline.training.evaluate_crowd import EvaluateOptions, EvaluationInputs, evaluate_crowd
+from pipeline.training.inference import KIND
+from tests.training.blobs import write_blob_dataset
+
+SMALL = CrowdNetOptions(width=8, mask_width=8, embed_dim=4, prior_prob=0.4)
+CPU = torch.device("cpu")
+
+
+def write_net(path: Path, seed: int) -> Path:
+    from dataclasses import asdict
+
+    torch.manual_seed(seed)
+    net = build_crowd_net(SMALL)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_model(path, net.state_dict(), ModelRecord(KIND, asdict(SMALL), {}, 0, {}))
+    return path
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> EvaluationInputs:
+    write_blob_dataset(tmp_path, n_train=2, n_test=2)
+    prepared = Prepared.open(tmp_path / "prepared")
+    return EvaluationInputs(
+        prepared=prepared,
+        annotator=MaskStore.open(tmp_path / "annotate"),
+        test_ids=[row.image_id for row in prepared.of_split("test")],
+        labeled_ids=[row.image_id for row in prepared.of_split("train")],
+        weights=write_net(tmp_path / "retrain" / "model.safetensors", 0),
+        last_weights=write_net(tmp_path / "retrain" / "last.safetensors", 1),
+        model=SMALL,
+    )
+
+
+def changed(inputs: EvaluationInputs, **changes: object) -> EvaluationInputs:
+    from dataclasses import replace
+
+    return replace(inputs, **changes)  # type: ignore[arg-type]
+
+
+def test_evaluation_against_the_annotator(inputs: EvaluationInputs) -> None:
+    evaluation = evaluate_crowd(inputs, options=EvaluateOptions(), device=CPU)
+    assert evaluation.reference == "annotator"
+    assert [image.image_id for image in evaluation.images] == ["test/00", "test/01"]
+    counts = [inputs.prepared.image(image_id).n_points for image_id in inputs.labeled_ids]
+    assert evaluation.mean_count == np.mean(counts)
+    for image in evaluation.images:
+        assert image.count_true == inputs.prepared.image(image.image_id).n_points
+        assert image.count_last is not None
+        assert image.match_annotator is None
+        assert set(image.localization) == {"4px", "8px", "radius"}
+        assert image.localization["4px"].n_predicted == image.count_predicted
+        assert len(image.predicted) <= image.count_predicted, "peaks are among the counted cells"
+        assert (image.predicted.score >= 0.5).all()
+        assert image.match_disc.n_predicted >= image.match.n_predicted
+    metrics = evaluation.metrics()
+    assert {"mae", "mae_last", "mae_mean_count", "matched_iou_annotator", "localization_f1_radius"} <= set(metrics)
+
+
+def test_true_masks_take_precedence(inputs: EvaluationInputs, tmp_path: Path) -> None:
+    (tmp_path / "annotate").rename(tmp_path / "prepared" / "truth")
+    with_truth = changed(inputs, prepared=Prepared.open(tmp_path / "prepared"),
+                         annotator=MaskStore.open(tmp_path / "prepared" / "truth"))  # fmt: skip
+    metrics = evaluate_crowd(with_truth, options=EvaluateOptions(), device=CPU).metrics()
+    assert "matched_iou_truth" in metrics
+    assert "matched_iou_annotator" not in metrics
+    assert metrics["annotator_matched_iou_truth"] == 1.0
+
+
+def test_last_weights_are_optional(inputs: EvaluationInputs, tmp_path: Path) -> None:
+    gone = changed(inputs, last_weights=tmp_path / "none.safetensors")
+    assert "mae_last" not in evaluate_crowd(gone, options=EvaluateOptions(), device=CPU).metrics()
+    without = evaluate_crowd(inputs, options=EvaluateOptions(last_weights=False), device=CPU)
+    assert "mae_last" not in without.metrics()
+
+
+def test_the_same_inputs_give_the_same_figures(inputs: EvaluationInputs) -> None:
+    first, second = (evaluate_crowd(inputs, options=EvaluateOptions(), device=CPU) for _ in range(2))
+    assert first.metrics() == second.metrics()
+    assert all(a.predicted.equals(b.predicted) for a, b in zip(first.images, second.images, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"test_ids": []}, "has no test images"),
+        ({"test_ids": ["test/00", "test/77"]}, r"lacks masks of test images.*\n.*test/77"),
+        ({"weights": Path("nowhere.safetensors")}, r"nowhere\.safetensors: no such file"),
+        ({"model": CrowdNetOptions(width=16)}, "a checkpoint of another model"),
+    ],
+)
+def test_inputs_that_cannot_be_evaluated_are_named(
+    inputs: EvaluationInputs, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(PipelineError, match=re.compile(message, re.DOTALL)):
+        evaluate_crowd(changed(inputs, **changes), options=EvaluateOptions(), device=CPU)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reach_px": (4.0, 0.0)}, "reach_px: expected distances above 0"),
+        ({"reach_px": (4.0, 4.0)}, "each once"),
+        ({"tile_px": 100}, "tile_px"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EvaluateOptions(**options)  # type: ignore[arg-type]
