@@ -13,7 +13,7 @@ export DVC_NO_ANALYTICS := 1
 .PHONY: help setup demo test check bench clean
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make .venv and install everything (about 5 GB; once)
 
@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	if [ -z "$$base" ]; then echo "No Python 3.11 or newer found; install one, or name it: make setup PYTHON=/path/to/python3"; exit 1; fi; \
 	if [ ! -x $(PY) ]; then echo "Making $(VENV) with $$($$base -V) …"; "$$base" -m venv $(VENV); fi
 	@echo "Installing the packages; the first time takes a minute or more …"
-	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: $(READY) ## Run the whole chain on generated crowds; ends with figures and a report (about 5 minutes)

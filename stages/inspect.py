@@ -6,17 +6,16 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.table import Table
 
 from pipeline.compute.files import atomic_write_bytes
 from pipeline.datasets.images import read_image_rgb
 from pipeline.datasets.prepared import IMAGES_FILE, Prepared
 from pipeline.masks.store import MaskStore
-from pipeline.masks.summary import StoreSummary, summarize_store
+from pipeline.masks.summary import summarize_store
 from pipeline.report.output import store_overlay
 from pipeline.report.overlay import draw_overlay, encode_png
-from pipeline.report.page import show as figure
 from stages.command import console, fails_clearly, stage_app
+from stages.summary_tables import columns_table, kinds_table
 
 StoreArgument = Annotated[Path, typer.Argument(help="Folder of a mask store, such as data/synthetic/annotate.")]
 
@@ -41,8 +40,8 @@ def summary(store: StoreArgument) -> None:
         highlight=False,
     )
     if found.kinds:
-        console.print(_kinds_table(found))
-        console.print(_columns_table(found))
+        console.print(kinds_table(found))
+        console.print(columns_table(found))
 
 
 @app.command()
@@ -77,31 +76,6 @@ def _prepared_near(store: Path) -> Path | None:
             if (folder / IMAGES_FILE).is_file() and (folder / "points.parquet").is_file():
                 return folder
     return None
-
-
-def _kinds_table(found: StoreSummary) -> Table:
-    table = Table(title="by source and status", title_justify="left")
-    for name in ("source", "status"):
-        table.add_column(name)
-    for name in ("instances", "share", "mean score", "median radius px", "median area px", "mean leak"):
-        table.add_column(name, justify="right")
-    for kind in found.kinds:
-        table.add_row(
-            kind.source, kind.status, f"{kind.n:,}", f"{kind.n / found.n_instances:.1%}", figure(kind.mean_score),
-            figure(kind.median_radius_px), figure(kind.median_area_px), figure(kind.mean_leak_frac),
-        )  # fmt: skip
-    return table
-
-
-def _columns_table(found: StoreSummary) -> Table:
-    table = Table(title="columns", title_justify="left")
-    table.add_column("column")
-    for name in ("with a value", "least", "10 %", "median", "90 %", "greatest"):
-        table.add_column(name, justify="right")
-    for column in found.columns:
-        values = (column.minimum, column.low, column.median, column.high, column.maximum)
-        table.add_row(column.column, f"{column.n:,}", *(figure(float(value)) for value in values))
-    return table
 
 
 if __name__ == "__main__":

@@ -27,10 +27,13 @@ def main(dataset: DatasetOption = DEFAULT_DATASET, params: ParamsOption = DEFAUL
     paths = DatasetPaths(dataset)
     summary = write_radii(paths.nnec / "radii.parquet", compute_radii(Prepared.open(paths.prepared), options))
     table = Table(title=f"{dataset}: exclusion circles", title_justify="left")
-    for name in ("images", "circles", "median radius, px", *(f"{flag}" for flag in summary.flagged)):
-        table.add_column(name, justify="right")
-    figures = (summary.n_images, summary.n_points, summary.median_radius_px, *summary.flagged.values())
-    table.add_row(*(f"{figure:,}" if isinstance(figure, int) else f"{figure:,.2f}" for figure in figures))
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    table.add_row("images", f"{summary.n_images:,}")
+    table.add_row("circles", f"{summary.n_points:,}")
+    table.add_row("median radius, px", f"{summary.median_radius_px:,.2f}")
+    for flag, count in summary.flagged.items():
+        table.add_row(f"flagged {flag}", f"{count:,}")
     console.print(table)
 
 

@@ -4,15 +4,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
-from pipeline.annotators.build import build_annotator
-from pipeline.annotators.disc import DiscAnnotator
-from pipeline.annotators.edp_sam import EdpSamOptions
-from pipeline.annotators.quality import CircleAnnotator, held_out_quality
+from pipeline.annotators.quality import held_out_quality, weights_and_baselines
 from pipeline.compute.device import resolve_device
 from pipeline.compute.progress import JsonLines, byte_progress, track
-from pipeline.datasets.crowd_scene.held_out import held_out_scenes, require_frozen
+from pipeline.datasets.crowd_scene.held_out import draw_held_out
 from pipeline.models.pretrained import WEIGHTS, fetch_weights, find_weights, verify_weights
 from pipeline.training.promptable import PromptableOptions, save_compact_weights, train_compact_sam
 from stages.command import DeviceOption, console, fails_clearly, stage_app
@@ -26,7 +23,7 @@ NameArgument = Annotated[str, typer.Argument(help=f"One of {', '.join(WEIGHTS)}.
 @fails_clearly
 def list_weights() -> None:
     """List the weights, where each file belongs and whether it is there."""
-    table = Table("name", "file", "there", "published at")
+    table = Table("name", Column("file", overflow="fold"), "there", Column("published at", overflow="fold"))
     for weights in WEIGHTS.values():
         there = "yes" if weights.path().is_file() else "no"
         table.add_row(weights.name, str(weights.path()), there, weights.url or "ships with the repository")
@@ -50,32 +47,14 @@ def verify(name: NameArgument, device: DeviceOption = "auto", scenes: bool = Tru
     console.print(f"{name}: SHA-256 {verify_weights(find_weights(name))}", highlight=False)
     if not scenes:
         return
-    target = resolve_device(device)
-    annotators = {
-        f"edp_sam, {name}": build_annotator("edp_sam", EdpSamOptions(), weights=name, device=target, truth=None),
-        f"edp_sam, {name}, head prompts only": build_annotator(
-            "edp_sam", EdpSamOptions(prompts=("head",)), weights=name, device=target, truth=None
-        ),
-        "disc, overlaps shared out": DiscAnnotator(),
-        "disc itself": CircleAnnotator(),
-    }
-    plans = held_out_scenes()
-    drawn = [(plan, plan.render()) for plan in track(plans, description="draw", unit="scenes")]
-    require_frozen([scene for _, scene in drawn])
-    quality = held_out_quality(track(drawn, description="annotate", unit="scenes"), annotators)
-    table = Table(
-        "annotator", "density", "heads", "mean IoU in circle", "leaking", "fallback", title="64 held-out scenes"
-    )
+    annotators = weights_and_baselines(name, resolve_device(device))
+    quality = held_out_quality(track(draw_held_out(), description="annotate", unit="scenes"), annotators)
+    columns = ("annotator", "density", "heads", "mean IoU in circle", "leaking", "fallback")
+    table = Table(*columns, title="64 held-out scenes", title_justify="left")
     for annotator, groups in quality.items():
         for density, row in groups.items():
-            table.add_row(
-                annotator,
-                density,
-                f"{row.n_heads:,}",
-                f"{row.circle_iou:.3f}",
-                f"{row.leak_share:.1%}",
-                f"{row.fallback_share:.1%}",
-            )
+            shares = f"{row.circle_iou:.3f}", f"{row.leak_share:.1%}", f"{row.fallback_share:.1%}"
+            table.add_row(annotator, density, f"{row.n_heads:,}", *shares)
     console.print(table)
 
 

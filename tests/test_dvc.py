@@ -123,7 +123,7 @@ class Sandbox:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         for name in ("pipeline", "stages"):
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
         for name in ("dvc.yaml", ".dvcignore"):
             shutil.copy(ROOT / name, folder / name)
         self.params = copy.deepcopy(PARAMS)

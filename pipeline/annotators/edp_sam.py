@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from pipeline.annotators.base import MarkedImage
@@ -40,6 +41,7 @@ class EdpSamOptions:
 
     Args:
         prompts: Kinds of prompt for every head, of ``head``, ``superpixel`` and ``box``.
+        negatives: So many of the nearest other heads within two radii become negative points of head prompts.
         min_radius_model_px: Wanted median radius of the circles in pixels of the model's input; 0 takes 12 for a
             1024 px model and 5 for the compact one, in proportion between.
         max_magnification: No tile is enlarged more than this.
@@ -49,6 +51,7 @@ class EdpSamOptions:
     """
 
     prompts: tuple[str, ...] = ("head", "superpixel")
+    negatives: int = 0
     min_radius_model_px: float = 0.0
     max_magnification: float = 4.0
     exclusive: bool = True
@@ -62,10 +65,31 @@ class EdpSamOptions:
             raise ValueError(
                 f"prompts must be one or more of {', '.join(PROMPT_KINDS)}, each once, got {list(self.prompts)}"
             )
+        if self.negatives < 0:
+            raise ValueError(f"negatives must be at least 0, got {self.negatives}")
         if self.min_radius_model_px < 0:
             raise ValueError(f"min_radius_model_px must be at least 0, got {self.min_radius_model_px}")
         if self.max_magnification < 1:
             raise ValueError(f"max_magnification must be at least 1, got {self.max_magnification}")
+
+
+@dataclass(frozen=True)
+class _EncodedTile:
+    """A tile with its embedding and all heads inside it, its own ones and the others."""
+
+    tile: Tile
+    embedding: Tensor
+    head_rows: NDArray[np.int64]
+    heads_xy: Tensor
+
+
+@dataclass(frozen=True)
+class _Prompts:
+    """One kind of prompt for all heads, image pixels: boxes (N, 4), negative points (N, K, 2), NaN where none."""
+
+    kind: str
+    boxes_xyxy: NDArray[np.float64] | None = None
+    negatives_xy: NDArray[np.float64] | None = None
 
 
 @dataclass
@@ -105,15 +129,14 @@ class EdpSamAnnotator:
     def annotate(self, marked: MarkedImage) -> Instances:
         """Give one row per point: its best mask clipped to its circle, or a small disc where none was left (§4)."""
         choices: list[_Choice | None] = [None] * len(marked.points_xy)
-        prompt_boxes = self._prompt_boxes(marked)
-        for tile, embedding in self._encoded_tiles(marked):
-            heads_xy = torch.from_numpy(_heads_in(tile, marked.points_xy)).to(self.model.device)
-            for kind, boxes_xyxy in prompt_boxes.items():
-                for rows in _chunks(tile.rows):
-                    self._try_prompts(marked, tile, embedding, heads_xy, rows, kind, boxes_xyxy, choices)
+        all_prompts = [self._prompts(kind, marked) for kind in self.options.prompts]
+        for encoded in self._encoded_tiles(marked):
+            for prompts in all_prompts:
+                for rows in _chunks(encoded.tile.rows):
+                    self._try_prompts(marked, encoded, rows, prompts, choices)
         return self._assemble(marked, choices)
 
-    def _encoded_tiles(self, marked: MarkedImage) -> Iterator[tuple[Tile, Tensor]]:
+    def _encoded_tiles(self, marked: MarkedImage) -> Iterator[_EncodedTile]:
         wanted = self.options.min_radius_model_px or _default_min_radius(self.model.input_px)
         tiles = plan_tiles(
             marked.points_xy,
@@ -124,68 +147,59 @@ class EdpSamAnnotator:
             max_magnification=self.options.max_magnification,
         )
         for tile in tiles:
-            yield (
-                tile,
-                self.model.encode(cut_tile(marked.image, tile, self.model.input_px, self.model.sam.pixel_mean)[None])[
-                    0
-                ],
-            )
+            pixels = cut_tile(marked.image, tile, self.model.input_px, self.model.sam.pixel_mean)
+            head_rows = _heads_in(tile, marked.points_xy)
+            heads_xy = torch.from_numpy(marked.points_xy[head_rows]).to(self.model.device)
+            yield _EncodedTile(tile, self.model.encode(pixels[None])[0], head_rows, heads_xy)
 
-    def _prompt_boxes(self, marked: MarkedImage) -> dict[str, NDArray[np.float64] | None]:
-        """Boxes (N, 4) in image pixels for each kind of prompt; None for the bare head point (§3)."""
-        boxes: dict[str, NDArray[np.float64] | None] = {}
-        for kind in self.options.prompts:
-            if kind == "superpixel":
-                boxes[kind] = grow_regions(marked, self.options.superpixel).boxes_xyxy
-            elif kind == "box":
-                reach = marked.radius_px[:, None]
-                boxes[kind] = np.concatenate([marked.points_xy - reach, marked.points_xy + reach], axis=1)
-            else:
-                boxes[kind] = None
-        return boxes
+    def _prompts(self, kind: str, marked: MarkedImage) -> _Prompts:
+        """Lay out one kind of prompt for every head (§3)."""
+        if kind == "superpixel":
+            return _Prompts(kind, grow_regions(marked, self.options.superpixel).boxes_xyxy)
+        if kind == "box":
+            reach = marked.radius_px[:, None]
+            return _Prompts(kind, np.concatenate([marked.points_xy - reach, marked.points_xy + reach], axis=1))
+        if self.options.negatives == 0:
+            return _Prompts(kind)
+        return _Prompts(kind, negatives_xy=nearest_others(marked.points_xy, marked.radius_px, self.options.negatives))
 
     def _try_prompts(
         self,
         marked: MarkedImage,
-        tile: Tile,
-        embedding: Tensor,
-        heads_xy: Tensor,
+        encoded: _EncodedTile,
         rows: NDArray[np.int64],
-        kind: str,
-        boxes_xyxy: NDArray[np.float64] | None,
+        prompts: _Prompts,
         choices: list[_Choice | None],
     ) -> None:
         """Decode one chunk of prompts, padded to its full size so that batch sizes never vary (§5)."""
+        tile, side, device = encoded.tile, self.model.input_px, self.model.device
         padded = np.resize(rows, CHUNK)
-        points = to_model_xy(marked.points_xy[padded], tile, self.model.input_px)
-        boxes = (
-            None
-            if boxes_xyxy is None
-            else to_model_xy(boxes_xyxy[padded].reshape(-1, 2), tile, self.model.input_px).reshape(-1, 4)
-        )
-        logits, estimates = self.model.decode(embedding, points, boxes)
-        logits, estimates = logits[: len(rows)].float(), estimates[: len(rows)].float()
-        device = self.model.device
+        points = to_model_xy(marked.points_xy[padded], tile, side)
+        boxes = negatives = None
+        if prompts.boxes_xyxy is not None:
+            boxes = to_model_xy(prompts.boxes_xyxy[padded].reshape(-1, 2), tile, side).reshape(CHUNK, 4)
+        if prompts.negatives_xy is not None:
+            negatives_xy = _nan_outside(tile, prompts.negatives_xy[padded].reshape(-1, 2))
+            negatives = to_model_xy(negatives_xy, tile, side).reshape(CHUNK, -1, 2)
+        logits, estimates = self.model.decode(encoded.embedding, points, boxes, negatives)
         points_xy = torch.from_numpy(marked.points_xy[rows]).to(device)
         windows = circle_windows(points_xy, torch.from_numpy(marked.radius_px[rows]).to(device), marked.size_hw)
-        own = torch.cdist(points_xy, heads_xy).argmin(1)
         judged = judge(
-            logits,
-            estimates,
+            logits[: len(rows)].float(),
+            estimates[: len(rows)].float(),
             windows,
             tile,
-            own,
-            heads_xy,
+            torch.from_numpy(np.searchsorted(encoded.head_rows, rows)).to(device),
+            encoded.heads_xy,
             marked.size_hw,
             self.options.exclusion,
             exclusive=self.options.exclusive,
         )
-        self._keep_better(judged, windows.inside.cpu().numpy(), windows, rows, kind, choices)
+        self._keep_better(judged, windows, rows, prompts.kind, choices)
 
     def _keep_better(
         self,
         judged: Judged,
-        inside: NDArray[np.bool_],
         windows: CircleWindows,
         rows: NDArray[np.int64],
         kind: str,
@@ -197,7 +211,7 @@ class EdpSamAnnotator:
             .numpy()
         )
         shapes = torch.stack([windows.x0, windows.y0, windows.heights, windows.widths]).cpu().numpy()
-        logits = judged.logits.cpu().numpy()
+        logits, inside = judged.logits.cpu().numpy(), windows.inside.cpu().numpy()
         for k, row in enumerate(rows):
             rank, best = float(scores[0, k]), choices[row]
             if not np.isfinite(rank) or (best is not None and best.rank >= rank):
@@ -274,6 +288,18 @@ def to_model_xy(points_xy: NDArray[np.float64], tile: Tile, model_px: int) -> Te
     return torch.from_numpy(np.clip(scaled, 0, model_px - 1).astype(np.float32))
 
 
+def nearest_others(points_xy: NDArray[np.float64], radius_px: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """The nearest heads at other places within two radii of each: (N, count, 2), NaN where there are fewer."""
+    result = np.full((len(points_xy), count, 2), np.nan)
+    places_xy = np.unique(points_xy, axis=0)
+    for row, found in enumerate(KDTree(places_xy).query_ball_point(points_xy, 2 * radius_px)):
+        others_xy = places_xy[sorted(found)]
+        distance = np.hypot(*(others_xy - points_xy[row]).T)
+        others_xy = others_xy[np.argsort(distance, kind="stable")][(distance == 0).sum() :][:count]
+        result[row, : len(others_xy)] = others_xy
+    return result
+
+
 def circle_mask(window: Window, x: float, y: float, radius_px: float) -> NDArray[np.bool_]:
     """Pixels of a window inside a circle: (h, w) bool."""
     height, width = window.mask.shape
@@ -285,11 +311,20 @@ def _default_min_radius(model_px: int) -> float:
     return float(np.interp(model_px, [256, 1024], [5.0, 12.0]))
 
 
-def _heads_in(tile: Tile, points_xy: NDArray[np.float64]) -> NDArray[np.float64]:
+def _inside(tile: Tile, points_xy: NDArray[np.float64]) -> NDArray[np.bool_]:
     offset = points_xy - [tile.x0, tile.y0]
-    owned = np.zeros(len(points_xy), bool)
-    owned[tile.rows] = True
-    return points_xy[owned | ((offset >= -0.5) & (offset < tile.side_px - 0.5)).all(1)]
+    return np.asarray(((offset >= -0.5) & (offset < tile.side_px - 0.5)).all(1))
+
+
+def _heads_in(tile: Tile, points_xy: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Rows of the heads that a tile owns or shows, ascending."""
+    found = _inside(tile, points_xy)
+    found[tile.rows] = True
+    return np.flatnonzero(found)
+
+
+def _nan_outside(tile: Tile, points_xy: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(_inside(tile, points_xy)[:, None], points_xy, np.nan)
 
 
 def _chunks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:

@@ -263,10 +263,13 @@ def _slices(window: Window) -> tuple[slice, slice]:
 
 
 def disc_window(x: float, y: float, radius_px: float, size_hw: tuple[int, int]) -> Window:
-    """A disc clipped to the image; at least the image's pixel nearest to its centre."""
+    """A disc clipped to the image; at least its centre's own pixel, where the centre lies in the image."""
     height, width = size_hw
     left, right = np.clip([np.floor(x - radius_px), np.ceil(x + radius_px)], 0, width - 1).astype(int)
     top, bottom = np.clip([np.floor(y - radius_px), np.ceil(y + radius_px)], 0, height - 1).astype(int)
     rows, columns = np.ogrid[top : bottom + 1, left : right + 1]
     squared = (columns - x) ** 2 + (rows - y) ** 2
-    return Window((squared <= radius_px**2) | (squared == squared.min()), int(left), int(top))
+    mask = squared <= radius_px**2
+    if -0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5:
+        mask |= squared == squared.min()
+    return Window(mask, int(left), int(top))

@@ -4,14 +4,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipeline.annotators.base import Annotator, MarkedImage
+from pipeline.annotators.disc import DiscAnnotator
+from pipeline.annotators.edp_sam import EdpSamAnnotator, EdpSamOptions
 from pipeline.annotators.exclusion import disc_window
 from pipeline.datasets.crowd_scene.held_out import HeldOutScene
 from pipeline.datasets.crowd_scene.scene import Scene
 from pipeline.geometry.nnec import nnec_radii
 from pipeline.masks.instances import Instances
+from pipeline.models.sam import load_sam
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,21 @@ class CircleAnnotator:
             source="disc",
             status="ok",
         )
+
+
+def weights_and_baselines(weights: str, device: torch.device) -> dict[str, Annotator]:
+    """EDP-SAM with some weights, with both kinds of prompt and with one, beside the bare discs; by name.
+
+    Raises:
+        PipelineError: If the weights are not there or are not what they should be.
+    """
+    model = load_sam(weights, device)
+    return {
+        f"edp_sam, {weights}": EdpSamAnnotator(model, EdpSamOptions()),
+        f"edp_sam, {weights}, head prompts only": EdpSamAnnotator(model, EdpSamOptions(prompts=("head",))),
+        "disc, overlaps shared out": DiscAnnotator(),
+        "disc itself": CircleAnnotator(),
+    }
 
 
 def mark_scene(scene: Scene) -> MarkedImage:

@@ -32,6 +32,9 @@ def annotate_dataset(
 
     Returns:
         Rows of the store by status.
+
+    Raises:
+        PipelineError: If an image or its radii are not what ``prepare`` and ``nnec`` saw, or cannot be read.
     """
     params = dataclasses.asdict(options) if dataclasses.is_dataclass(options) and not isinstance(options, type) else {}
     provenance = Provenance(
@@ -61,7 +64,11 @@ def _annotate_image(prepared: Prepared, radii: Radii, annotator: Annotator, imag
             f"radii.parquet has {len(radius_px)} radii for image '{image.image_id}', prepare counted {len(points)} "
             "points; run python -m stages.nnec again"
         )
-    marked = MarkedImage(
-        image.image_id, read_image_rgb(image.path), points.points_xy, radius_px, points.point_id, points.class_id
-    )
+    pixels = read_image_rgb(image.path)
+    marked = MarkedImage(image.image_id, pixels, points.points_xy, radius_px, points.point_id, points.class_id)
+    if marked.size_hw != image.size_hw:
+        raise PipelineError(
+            f"{image.path}: is {marked.size_hw} pixels (height, width), but was {image.size_hw} when it was prepared; "
+            "run python -m stages.prepare again"
+        )
     return annotator.annotate(marked)

@@ -33,8 +33,18 @@ class TruthAnnotator:
         self._truth = truth
 
     def annotate(self, marked: MarkedImage) -> Instances:
-        """Give one row per point."""
+        """Give one row per point.
+
+        Raises:
+            PipelineError: If the true masks are not those of these points.
+        """
         label_map = self._truth.label_map(marked.image_id)
+        n_masks = self._truth.n_instances(marked.image_id)
+        if n_masks != len(marked.points_xy) or label_map.shape != marked.size_hw:
+            raise PipelineError(
+                f"{self._truth.path}: {marked.image_id} has {n_masks} true masks in {label_map.shape} pixels, but "
+                f"{len(marked.points_xy)} points in {marked.size_hw}; run python -m stages.prepare again"
+            )
         windows = []
         for row, ((x, y), radius) in enumerate(zip(marked.points_xy, marked.radius_px, strict=True)):
             disc = disc_window(x, y, radius, marked.size_hw)

@@ -26,13 +26,17 @@ class SplitPlan:
         images: Number of scenes.
         height_px: Height of each, px.
         width_px: Width of each, px.
-        heads: Fewest and most heads in a scene; drawn log-uniformly.
+        heads: Fewest and most heads in a scene; drawn log-uniformly, or uniformly where the fewest is 0.
+        head_px: Height of a head at the back and at the front, px; None draws it to fit the number of heads.
+        roughness: How much light, lens and sensor trouble the picture, from 0 to 1.
     """
 
     images: int
     height_px: int
     width_px: int
     heads: tuple[int, int]
+    head_px: tuple[float, float] | None = None
+    roughness: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,19 @@ class SyntheticReader:
         """Draw one scene."""
         seed, split_number, number, plan = entry.payload
         rng = np.random.default_rng([seed, split_number, number])
-        low, high = np.log(plan.heads[0]), np.log(plan.heads[1] + 1)
+        fewest, most = plan.heads
         n_heads = (
-            int(min(np.exp(rng.uniform(low, high)), plan.heads[1]))
-            if plan.heads[0]
-            else int(rng.integers(0, plan.heads[1] + 1))
+            int(np.clip(np.exp(rng.uniform(np.log(fewest), np.log(most + 1))), fewest, most))
+            if fewest
+            else int(rng.integers(0, most + 1))
         )
-        scene = render_scene(rng, size_hw=(plan.height_px, plan.width_px), n_heads=n_heads)
+        scene = render_scene(
+            rng,
+            size_hw=(plan.height_px, plan.width_px),
+            n_heads=n_heads,
+            unit_px_range=(plan.head_px[0] / 2, plan.head_px[1] / 2) if plan.head_px else None,
+            roughness=plan.roughness,
+        )
         return RawImage(
             image_id=entry.image_id,
             path=None,
@@ -109,29 +119,39 @@ def read_plans(path: Path) -> tuple[int, dict[str, SplitPlan]]:
         found = _plan_faults(fields)
         faults += [f"splits.{split}{fault}" for fault in found]
         if not found:
-            plans[split] = SplitPlan(**{**fields, "heads": tuple(fields["heads"])})
+            head_px = tuple(fields["head_px"]) if fields.get("head_px") else None
+            plans[split] = SplitPlan(**{**fields, "heads": tuple(fields["heads"]), "head_px": head_px})
     raise_all(faults, f"{path}: mend these entries")
     return seed, {split: plans[split] for split in SPLITS if split in plans}
 
 
+BOUNDS = {"images": (0, 10**7), "height_px": (16, MAX_SIDE_PX), "width_px": (16, MAX_SIDE_PX)}
+KEYS = (*BOUNDS, "heads", "head_px", "roughness")
+
+
 def _plan_faults(fields: Any) -> list[str]:
     """Say what is wrong with one split, each fault beginning at its key."""
-    bounds = {"images": (0, 10**7), "height_px": (16, MAX_SIDE_PX), "width_px": (16, MAX_SIDE_PX)}
     if not isinstance(fields, dict):
-        return [f": expected the keys {', '.join([*bounds, 'heads'])}, got {fields!r}"]
-    faults = [
-        f".{key}: unknown key; expected {', '.join([*bounds, 'heads'])}"
-        for key in fields
-        if key not in (*bounds, "heads")
-    ]
-    for key, (low, high) in bounds.items():
+        return [f": expected the keys {', '.join(KEYS)}, got {fields!r}"]
+    faults = [f".{key}: unknown key; expected {', '.join(KEYS)}" for key in fields if key not in KEYS]
+    for key, (low, high) in BOUNDS.items():
         if not _is_whole(fields.get(key), low, high):
             faults.append(f".{key}: expected a whole number from {low} to {high}, got {fields.get(key)!r}")
     heads: Any = fields.get("heads")
     whole = isinstance(heads, list) and len(heads) == 2 and all(_is_whole(one, 0, MAX_HEADS) for one in heads)
     if not (whole and heads[0] <= heads[1]):
         faults.append(f".heads: expected [fewest, most] with whole numbers from 0 to {MAX_HEADS}, got {heads!r}")
+    head_px: Any = fields.get("head_px")
+    numbers = isinstance(head_px, list) and len(head_px) == 2 and all(_is_number(one, 2, 1000) for one in head_px)
+    if head_px is not None and not (numbers and head_px[0] <= head_px[1]):
+        faults.append(f".head_px: expected [far, near] with numbers from 2 to 1000, got {head_px!r}")
+    if not _is_number(fields.get("roughness", 1.0), 0, 1):
+        faults.append(f".roughness: expected a number from 0 to 1, got {fields['roughness']!r}")
     return faults
+
+
+def _is_number(value: Any, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
 def _is_whole(value: Any, low: int, high: int) -> bool:

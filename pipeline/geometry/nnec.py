@@ -1,5 +1,6 @@
 """Nearest Neighbor Exclusion Circles (NNEC): how far a head's mask may reach (arXiv 2603.16241)."""
 
+import math
 from dataclasses import dataclass
 from enum import IntFlag
 
@@ -36,7 +37,7 @@ class NnecOptions:
         """Raise ValueError for a value that is not above 0."""
         for name in ("min_radius_px", "max_radius_frac", "radius_scale"):
             value = getattr(self, name)
-            if not (np.isfinite(value) and value > 0):
+            if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be a finite number above 0, got {value}")
 
 
@@ -96,7 +97,7 @@ def nnec_radii(
     alone = neighbor_id < 0
     largest_px = max(max_radius_frac * min(height_px, width_px), min_radius_px)
     wanted_px = np.where(alone, largest_px, distance_px * radius_scale)
-    radius_px = np.clip(wanted_px, min_radius_px, largest_px)
+    radius_px = np.minimum(np.maximum(wanted_px, min_radius_px), largest_px)
     x_px, y_px = points_xy[:, 0], points_xy[:, 1]
     outside = (x_px < -0.5) | (x_px >= width_px - 0.5) | (y_px < -0.5) | (y_px >= height_px - 0.5)
     flags = np.zeros(len(points_xy), np.uint8)

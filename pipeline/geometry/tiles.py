@@ -9,7 +9,7 @@ from scipy.spatial import KDTree
 NEIGHBORS = 9
 """Heads over which the local median radius is taken, so that one odd circle does not call for a tile of its own."""
 
-CIRCLES_PER_SIDE = 4.0
+RADII_PER_SIDE = 4.0
 """A tile's side is at least this many radii of each head it owns, so that the model sees beyond the circle."""
 
 
@@ -41,10 +41,11 @@ def plan_tiles(
 ) -> list[Tile]:
     """Cover all heads with tiles whose scale fits the circles around them (specification EDP-SAM §2).
 
-    Sides are the image's longer side halved 0, 1, 2, … times. A head goes to the largest at which the median radius
-    around it still measures ``min_radius_model_px`` in the model's input; so uneven density gets tiles of several
-    scales. Neighbouring tiles of one scale overlap by twice the largest radius there (at most half a tile), and a
-    head belongs to the tile that holds its circle, or most of it, and whose centre is nearest.
+    Sides are the image's longer side halved 0, 1, 2, … times, down to the side at which the greatest magnification is
+    reached. A head goes to the largest at which the median radius around it measures ``min_radius_model_px`` in the
+    model's input; so uneven density gets tiles of several scales. Neighbouring tiles of one side overlap by twice the
+    largest radius there (at most half a tile), and a head belongs to the tile that holds its circle, or most of it,
+    and whose centre is nearest.
 
     Args:
         points_xy: (N, 2) float64, image pixels.
@@ -52,7 +53,7 @@ def plan_tiles(
         size_hw: Height and width of the image.
         model_px: Side of the model's input.
         min_radius_model_px: Wanted median radius in pixels of the model's input.
-        max_magnification: A tile is never enlarged more than this.
+        max_magnification: A tile is never enlarged more than this; a smaller image is padded.
 
     Returns:
         The tiles, coarse to fine, then by row and column; each head in exactly one, none without heads.
@@ -64,15 +65,15 @@ def plan_tiles(
     neighbors = min(NEIGHBORS, len(points_xy))
     _, nearest = KDTree(points_xy).query(points_xy, k=np.arange(1, neighbors + 1))
     local_radius = np.median(radius_px[nearest], axis=1)
-    wanted = np.maximum(local_radius * model_px / min_radius_model_px, CIRCLES_PER_SIDE * radius_px)
-    wanted = np.maximum(wanted, min(model_px / max_magnification, longest))
-    halvings = np.maximum(0, np.ceil(np.log2(longest / np.minimum(wanted, longest)) - 1e-9)).astype(np.int64)
+    finest = int(np.ceil(model_px / max_magnification))
+    for_scale = np.ceil(np.log2(longest * min_radius_model_px / (model_px * local_radius)) - 1e-9)
+    for_circle = np.floor(np.log2(longest / (RADII_PER_SIDE * radius_px)) + 1e-9)
+    halvings = np.maximum(np.minimum(for_scale, for_circle), 0)
+    sides = np.maximum(np.ceil(longest / 2**halvings), finest).astype(np.int64)
     tiles: list[Tile] = []
-    for level in np.unique(halvings):
-        rows = np.flatnonzero(halvings == level)
-        # Halved sides are rounded up; the loop above never asks for less than a quarter of the model's input.
-        side = int(np.ceil(longest / 2**level))
-        tiles += _tiles_of_side(points_xy[rows], radius_px[rows], rows, side, size_hw)
+    for side in np.unique(sides)[::-1]:
+        rows = np.flatnonzero(sides == side)
+        tiles += _tiles_of_side(points_xy[rows], radius_px[rows], rows, int(side), size_hw)
     return tiles
 
 
@@ -83,7 +84,7 @@ def _tiles_of_side(
     side: int,
     size_hw: tuple[int, int],
 ) -> list[Tile]:
-    overlap = int(min(np.ceil(2 * radius_px.max()), side // 2))
+    overlap = int(min(np.ceil(2 * radius_px.max()) + 1, side // 2))  # one more, since starts are rounded
     height, width = size_hw
     starts_y, starts_x = _starts(height, side, overlap), _starts(width, side, overlap)
     choice_y = _choose(points_xy[:, 1], radius_px, starts_y, side, height)

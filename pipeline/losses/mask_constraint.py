@@ -67,7 +67,8 @@ def mask_constraint(
         hidden = None if cut_out is None else cut_out[b]
         valid = _valid_instances(labels, None if valid_labels is None else valid_labels[b], hidden)
         mass, mass_fine = torch.relu(z).sum().detach(), torch.relu(u).sum().detach()
-        k = mass / mass_fine.clamp(min=torch.finfo(u.dtype).tiny)
+        # A lone, barely positive cell can vanish when upsampled; k is about 1/16 else, and above 1 it means nothing.
+        k = torch.where(mass_fine > 0, mass / mass_fine, torch.ones_like(mass)).clamp(max=1.0)
         held = u.new_zeros(len(valid)).index_add(0, labels.flatten(), torch.relu(k * u).flatten())
         foreground.append((held - 1).abs()[valid].sum() / valid.sum().clamp(min=1))
         outside = labels == 0 if hidden is None else (labels == 0) & ~hidden

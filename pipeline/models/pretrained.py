@@ -1,6 +1,7 @@
 """Weights of promptable models: where they lie, where they come from, and that they are what they should be."""
 
 import hashlib
+import http.client
 import os
 import urllib.error
 import urllib.request
@@ -26,7 +27,7 @@ class WeightsFile:
         name: What users call it.
         file_name: Its name on disk.
         url: Where it is published; empty for the one that ships with the repository.
-        sha256: Its digest in hex; empty for the shipped one, whose digest stands beside it.
+        sha256: Its digest in hex; empty for the shipped one, which git keeps.
         size_bytes: Its size; 0 where it is not known.
         input_px: Side of the model's square input.
     """
@@ -84,7 +85,7 @@ def find_weights(name: str) -> WeightsFile:
         PipelineError: If the name is unknown.
     """
     if name not in WEIGHTS:
-        raise PipelineError(f"annotate.weights: unknown weights '{name}'; expected one of {', '.join(WEIGHTS)}")
+        raise PipelineError(f"weights: '{name}' is unknown; expected one of {', '.join(WEIGHTS)} (annotate.weights)")
     return WEIGHTS[name]
 
 
@@ -146,11 +147,11 @@ def fetch_weights(weights: WeightsFile, *, progress: Callable[[int, int], None])
     if weights.shipped or path.is_file():
         verify_weights(weights)
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         _download(weights.url, partial, progress)
-    except (urllib.error.URLError, OSError) as error:
+    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
         raise PipelineError(
             f"{weights.url}: cannot be downloaded ({error}); what has come stays in {partial} and the same command "
             f"goes on from there. Without a network, put the file at {path}"
@@ -178,7 +179,8 @@ def _download(url: str, partial: Path, progress: Callable[[int, int], None]) -> 
     with response:
         if done and response.status != 206:  # the server sends the whole file
             done = 0
-        total = done + int(response.headers.get("Content-Length") or 0)
+        length = int(response.headers.get("Content-Length") or 0)
+        total = done + length if length else 0
         with partial.open("ab" if done else "wb") as file:
             while chunk := response.read(CHUNK_BYTES):
                 file.write(chunk)

@@ -1,5 +1,6 @@
 """Promptable models as annotators use them: tiles in, low-resolution logits and IoU estimates out."""
 
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,19 +66,31 @@ class PromptableModel:
         return embeddings
 
     @torch.inference_mode()
-    def decode(self, embedding: Tensor, points_xy: Tensor, boxes_xyxy: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Decode prompts of one tile, one positive point each and a box where given.
+    def decode(
+        self,
+        embedding: Tensor,
+        points_xy: Tensor,
+        boxes_xyxy: Tensor | None = None,
+        negatives_xy: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Decode prompts of one tile: one positive point each, and a box and negative points where given.
 
         Args:
             embedding: (C, h, w) of the tile.
             points_xy: (P, 2) float32, pixels of the model's input; pixel centres are whole numbers.
             boxes_xyxy: (P, 4) float32 or None, the same pixels.
+            negatives_xy: (P, K, 2) float32 or None, the same pixels; NaN where a prompt has fewer.
 
         Returns:
             Logits (P, 3, G, G), G = :attr:`logit_px`, mask where above 0; and IoU estimates (P, 3) in [0, 1].
         """
         points = points_xy.to(self.device)[:, None]
         labels = torch.ones(points.shape[:2], device=self.device)
+        if negatives_xy is not None:
+            negatives = negatives_xy.to(self.device)
+            none = negatives.isnan().any(2)
+            points = torch.cat([points, negatives.nan_to_num()], dim=1)
+            labels = torch.cat([labels, -none.to(labels.dtype)], dim=1)  # 0 is a negative point, -1 no point
         boxes = None if boxes_xyxy is None else boxes_xyxy.to(self.device)
         sparse, dense = self.sam.prompt_encoder(points=(points, labels), boxes=boxes, masks=None)
         logits, estimates = self.sam.mask_decoder(
@@ -115,8 +128,9 @@ def _read_state(path: Path) -> dict[str, Any]:
                 key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()
             }
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, OSError, ValueError, EOFError) as error:
-        raise PipelineError(f"{path}: not a readable checkpoint ({error}); fetch it again") from error
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, ValueError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise PipelineError(f"{path}: not a readable checkpoint ({reason}); delete it and get it again") from error
     if not isinstance(state, dict):
         raise PipelineError(f"{path}: expected a state dict, got {type(state).__name__}; fetch the published file")
     return state
@@ -125,7 +139,7 @@ def _read_state(path: Path) -> dict[str, Any]:
 def _fill(sam: Sam, state: dict[str, Any], path: Path, name: str) -> None:
     own = sam.state_dict()
     missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    reshaped = sorted(key for key in set(own) & set(state) if own[key].shape != state[key].shape)
+    reshaped = sorted(key for key in set(own) & set(state) if own[key].shape != getattr(state[key], "shape", None))
     if missing or extra or reshaped:
         raise PipelineError(
             f"{path}: a checkpoint of another model than '{name}' ({len(missing)} tensors missing, {len(extra)} "

@@ -190,7 +190,7 @@ class _CrowdRun:
             scenes = pseudo_labeled_scenes(self.prepared, pseudo, cache_mib=cache_mib)
             unlabeled = CropSampler(scenes, self.options.crops, seed=self.seed, stream=UNLABELED_STREAM)
         sampler = CropSampler(labeled, self.options.crops, seed=self.seed, stream=LABELED_STREAM)
-        return CrowdBatches(sampler, unlabeled, strong, self.seed)
+        return CrowdBatches(sampler, unlabeled, self.options.labeled_colors, strong, self.seed)
 
     def phase(
         self, name: str, options: PhaseOptions, trained: tuple[str, ...], batches: CrowdBatches, loss: CrowdLoss
@@ -241,7 +241,7 @@ class _CrowdRun:
         resume = ResumeFile(self.place.resume, digest=self._digest(inputs))
         with JsonLines(self.place.log, append=resume.path.is_file()) as log:
             training = Training(
-                net.to(device),
+                net.to(device).to(memory_format=torch.channels_last),  # convolutions are a fifth faster so
                 phases,
                 options=loop,
                 fabric=fabric,

@@ -1,15 +1,16 @@
 """Batches of the crowd net: labelled crops, and unlabelled ones in a weak and a strong view."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from pipeline.training.crops import CropBatch, CropSampler, step_generator
-from pipeline.training.options import StrongViewOptions
-from pipeline.training.strong_view import strong_view
+from pipeline.training.options import ColorOptions, StrongViewOptions
+from pipeline.training.strong_view import change_colors, strong_view
 
-LABELED_STREAM, UNLABELED_STREAM, STRONG_STREAM = 0, 1, 100
+LABELED_STREAM, UNLABELED_STREAM = 0, 1
+COLOR_STREAM, STRONG_STREAM = 100, 101
 
 
 @dataclass(frozen=True)
@@ -50,18 +51,25 @@ class CrowdBatches:
     Args:
         labeled: Crops of labelled images.
         unlabeled: Crops of unlabelled images, if any.
-        strong: The student's view of them.
+        colors: Changes of the labelled crops.
+        strong: The student's view of the unlabelled ones.
         seed: Seed of the training.
     """
 
     labeled: CropSampler
     unlabeled: CropSampler | None
+    colors: ColorOptions
     strong: StrongViewOptions
     seed: int
 
     def __call__(self, step: int) -> CrowdBatch:
         """Make the batch of a step."""
-        labeled = CropBatch.stack(self.labeled.crops(step))
+        labeled_crops = self.labeled.crops(step)
+        colored = [
+            change_colors(crop.pixels, self.colors, generator=step_generator(self.seed, COLOR_STREAM, step, k))
+            for k, crop in enumerate(labeled_crops)
+        ]
+        labeled = replace(CropBatch.stack(labeled_crops), images=torch.stack(colored))
         if self.unlabeled is None:
             return CrowdBatch(labeled)
         crops = self.unlabeled.crops(step)

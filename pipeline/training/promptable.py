@@ -1,6 +1,6 @@
 """Training of the compact promptable model on endless synthetic crowds (specification EDP-SAM §6).
 
-Each step draws four scenes, twelve-odd people in each, prompts them with a point in the head, a box, or both, and
+Each step draws four scenes, up to eight people in each, prompts them with a point in the head, a box, or both, and
 compares the decoder's three candidates with the person's true visible mask, above all inside the exclusion circle.
 """
 
@@ -18,17 +18,18 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import save
 from segment_anything.modeling import Sam
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.compute.files import atomic_write_bytes, digest_file, digest_json
 from pipeline.compute.progress import track
 from pipeline.datasets.crowd_scene.scene import Scene, render_scene
 from pipeline.geometry.nnec import nnec_radii
-from pipeline.models.compact_sam import INPUT_PX, build_compact_sam
+from pipeline.models.compact_sam import CHANNELS, INPUT_PX, TOKEN_STRIDE, build_compact_sam
 
 SCENE_REUSE = 3
 LOGIT_PX = INPUT_PX // 2
+OFFSET_UNIT_PX = 32.0
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,21 @@ class PromptableOptions:
         outside_weight: Weight of all cells outside the exclusion circle together; that of all inside is 1.
         seed: Seed of scenes, prompts and initial weights.
         checkpoint_every: Steps between resumable checkpoints.
+        layout_weight: Weight of the auxiliary loss that tells persons and their heads' places from the tokens.
+        bf16: Compute the network in bfloat16 where that is safe; 1.4 times as fast on a CPU that has it.
     """
 
-    steps: int = 1900
+    steps: int = 3000
     images_per_step: int = 4
-    prompts_per_image: int = 14
+    prompts_per_image: int = 8
     learning_rate: float = 6e-4
     warmup_steps: int = 100
     weight_decay: float = 0.01
     outside_weight: float = 1.0
     seed: int = 1
     checkpoint_every: int = 100
+    bf16: bool = True
+    layout_weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,8 @@ class PromptBatch:
         kind: ``point``, ``box`` or ``both``.
         targets: (P, 128, 128) float32 share of each cell that the person covers.
         circles: (P, 128, 128) bool cells inside the exclusion circle.
+        layout: (3, 128, 128) float32 of the whole scene: whether a cell shows a person, and the xy offset from it to
+            that person's head in units of 32 px.
     """
 
     image: Tensor
@@ -77,11 +84,13 @@ class PromptBatch:
     kind: str
     targets: Tensor
     circles: Tensor
+    layout: Tensor
 
     def to(self, device: torch.device) -> "PromptBatch":
         """Move all tensors."""
         image, points_xy, boxes_xyxy = self.image.to(device), self.points_xy.to(device), self.boxes_xyxy.to(device)
-        return PromptBatch(image, points_xy, boxes_xyxy, self.kind, self.targets.to(device), self.circles.to(device))
+        targets, circles, layout = self.targets.to(device), self.circles.to(device), self.layout.to(device)
+        return PromptBatch(image, points_xy, boxes_xyxy, self.kind, targets, circles, layout)
 
 
 class CrowdPrompts(Dataset[list[PromptBatch]]):
@@ -135,6 +144,7 @@ def sample_prompts(rng: np.random.Generator, scene: Scene, n_prompts: int) -> Pr
     if rng.random() < 0.5:
         image, labels = image[:, ::-1], labels[:, ::-1]
         points = points * [-1, 1] + [INPUT_PX - 1, 0]
+    layout = _layout(labels.astype(np.int64), points)
     chosen = rng.permutation(len(points))[:n_prompts]
     points, circle_px = points[chosen], radii[chosen] * scale
     masks = labels[None] == (chosen + 1)[:, None, None]
@@ -154,7 +164,17 @@ def sample_prompts(rng: np.random.Generator, scene: Scene, n_prompts: int) -> Pr
         kind=kind,
         targets=F.avg_pool2d(torch.from_numpy(masks.astype(np.float32)), 2),
         circles=F.max_pool2d(torch.from_numpy(circles.astype(np.float32)), 2) > 0,
+        layout=torch.from_numpy(layout),
     )
+
+
+def _layout(labels: NDArray[np.int64], points_xy: NDArray[np.float64]) -> NDArray[np.float32]:
+    """What the whole scene shows at 128 px: a person or not, and where that person's head is from there."""
+    cells = labels[::2, ::2]
+    heads_xy = np.concatenate([np.zeros((1, 2)), points_xy])[cells]
+    rows, columns = np.mgrid[: cells.shape[0], : cells.shape[1]] * 2
+    offsets = np.stack([heads_xy[..., 0] - columns, heads_xy[..., 1] - rows]) / OFFSET_UNIT_PX
+    return np.concatenate([(cells > 0)[None], np.clip(offsets, -4, 4) * (cells > 0)]).astype(np.float32)
 
 
 def _loose_boxes(rng: np.random.Generator, masks: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -203,6 +223,27 @@ def promptable_loss(
     return loss, iou.max(1).values
 
 
+class LayoutHead(nn.Module):
+    """Predicts the scene's layout from the tokens, in training only, so that every pixel teaches the encoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        side = LOGIT_PX * TOKEN_STRIDE // INPUT_PX
+        self.project = nn.Sequential(nn.Conv2d(CHANNELS, 3 * side**2, 1), nn.PixelShuffle(side))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, 128, 32, 32) to layouts (B, 3, 128, 128): logit of a person, xy offset."""
+        layout: Tensor = self.project(tokens)
+        return layout
+
+
+def layout_loss(predicted: Tensor, layout: Tensor) -> Tensor:
+    """BCE of person or not, and smooth L1 of the offset to the head where there is a person; both (B, 3, 128, 128)."""
+    person = layout[:, :1]
+    offset = F.smooth_l1_loss(predicted[:, 1:], layout[:, 1:], reduction="none", beta=0.1) * person
+    return F.binary_cross_entropy_with_logits(predicted[:, :1], person) + offset.sum() / person.sum().clamp(min=1)
+
+
 def decode_prompts(sam: Sam, embedding: Tensor, batch: PromptBatch) -> tuple[Tensor, Tensor]:
     """Decode one image's prompts into three candidates: logits (P, 3, 128, 128) and IoU estimates (P, 3)."""
     points = (batch.points_xy[:, None], torch.ones_like(batch.points_xy[:, :1])) if batch.kind != "box" else None
@@ -240,10 +281,12 @@ def train_compact_sam(
     """
     torch.manual_seed(options.seed)
     sam = build_compact_sam().to(device).train()
-    optimizer = torch.optim.AdamW(sam.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+    layout_head = LayoutHead().to(device)
+    network = nn.ModuleDict({"sam": sam, "layout_head": layout_head})
+    optimizer = torch.optim.AdamW(network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, options))
     state_file = resume / f"compact_{digest_json(asdict(options))[:12]}.pt"
-    start = _load_state(state_file, sam, optimizer, schedule)
+    start = _load_state(state_file, network, optimizer, schedule)
     steps = list(range(start, options.steps))
     loader: DataLoader[list[PromptBatch]] = DataLoader(
         CrowdPrompts(options),
@@ -255,15 +298,20 @@ def train_compact_sam(
     rounds = zip(steps, _on_device(loader, device), strict=True)
     for step, batches in track(rounds, description="train compact", total=len(steps), unit="steps"):
         began = time.perf_counter()
-        embeddings = sam.image_encoder(sam.preprocess(torch.stack([batch.image for batch in batches]).float()))
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.bf16):
+            images = sam.preprocess(torch.stack([batch.image for batch in batches]).float())
+            tokens = sam.image_encoder(images)
+            layouts = layout_head(tokens)
+            outputs = [decode_prompts(sam, one, batch) for one, batch in zip(tokens, batches, strict=True)]
         parts = [
-            promptable_loss(*decode_prompts(sam, embedding, batch), batch, options.outside_weight)
-            for embedding, batch in zip(embeddings, batches, strict=True)
+            promptable_loss(logits.float(), estimates.float(), batch, options.outside_weight)
+            for (logits, estimates), batch in zip(outputs, batches, strict=True)
         ]
-        loss = torch.stack([part[0] for part in parts]).mean()
+        layout = layout_loss(layouts.float(), torch.stack([batch.layout for batch in batches]))
+        loss = torch.stack([part[0] for part in parts]).mean() + options.layout_weight * layout
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(sam.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         iou = float(torch.cat([part[1] for part in parts]).mean())
@@ -271,12 +319,13 @@ def train_compact_sam(
             {
                 "step": step + 1,
                 "loss": round(loss.item(), 4),
+                "layout_loss": round(layout.item(), 4),
                 "iou": round(iou, 4),
                 "seconds": round(time.perf_counter() - began, 3),
             }
         )
         if (step + 1) % options.checkpoint_every == 0 or step + 1 == options.steps:
-            _save_state(state_file, step + 1, sam, optimizer, schedule)
+            _save_state(state_file, step + 1, network, optimizer, schedule)
     return sam
 
 
@@ -307,12 +356,12 @@ def _on_device(loader: DataLoader[list[PromptBatch]], device: torch.device) -> I
         yield [batch.to(device) for batch in batches]
 
 
-def _save_state(path: Path, step: int, sam: Sam, optimizer: torch.optim.Optimizer, schedule: Any) -> None:
+def _save_state(path: Path, step: int, network: nn.Module, optimizer: torch.optim.Optimizer, schedule: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     state = {
         "step": step,
-        "sam": sam.state_dict(),
+        "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
         "schedule": schedule.state_dict(),
     }
@@ -321,11 +370,11 @@ def _save_state(path: Path, step: int, sam: Sam, optimizer: torch.optim.Optimize
     path.with_suffix(".json").write_text(json.dumps({"step": step}) + "\n")
 
 
-def _load_state(path: Path, sam: Sam, optimizer: torch.optim.Optimizer, schedule: Any) -> int:
+def _load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, schedule: Any) -> int:
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True, map_location="cpu")
-    sam.load_state_dict(state["sam"])
+    network.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
     schedule.load_state_dict(state["schedule"])
     return int(state["step"])

@@ -7,13 +7,11 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from pipeline.models.crowd_net import STRIDE, normalize_image
-from pipeline.training.options import StrongViewOptions
+from pipeline.training.options import ColorOptions, StrongViewOptions
 
 
-def strong_view(
-    pixels: npt.NDArray[np.uint8], options: StrongViewOptions, *, generator: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    """Make the strong view of a crop; nothing moves, so that heads and masks stay where they are.
+def change_colors(pixels: npt.NDArray[np.uint8], options: ColorOptions, *, generator: np.random.Generator) -> Tensor:
+    """Change colours and sharpness at random; nothing moves, so that heads and masks stay where they are.
 
     Args:
         pixels: (S, S, 3) uint8 RGB.
@@ -21,8 +19,7 @@ def strong_view(
         generator: Randomness.
 
     Returns:
-        The network's (3, S, S) float32 input, and the (S, S) bool cut-out, whose edges lie on cells of stride 4; the
-        input is zero there.
+        (3, S, S) float32, the network's input.
     """
     rgb = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255.0
     if generator.random() < options.jitter_prob:
@@ -37,8 +34,30 @@ def strong_view(
         sigma = float(generator.uniform(options.blur_sigma_min, options.blur_sigma_max))
         radius = min(max(1, round(3 * sigma)), min(rgb.shape[-2:]) - 1)
         rgb = tv.gaussian_blur(rgb, [2 * radius + 1, 2 * radius + 1], [sigma, sigma])
+    if options.noise_max:
+        sigma = generator.uniform(0.0, options.noise_max)
+        noise = generator.standard_normal(tuple(rgb.shape), dtype=np.float32) * np.float32(sigma)
+        rgb = (rgb + torch.from_numpy(noise)).clamp(0.0, 1.0)
+    return normalize_image(rgb)
+
+
+def strong_view(
+    pixels: npt.NDArray[np.uint8], options: StrongViewOptions, *, generator: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Make the student's view of an unlabelled crop.
+
+    Args:
+        pixels: (S, S, 3) uint8 RGB.
+        options: Colours and cut-out.
+        generator: Randomness.
+
+    Returns:
+        The network's (3, S, S) float32 input, and the (S, S) bool cut-out, whose edges lie on cells of stride 4; the
+        input is zero there.
+    """
+    view = change_colors(pixels, options.colors, generator=generator)
     cut_out = random_cut_out(pixels.shape[:2], options, generator=generator)
-    return normalize_image(rgb).masked_fill(cut_out, 0.0), cut_out
+    return view.masked_fill(cut_out, 0.0), cut_out
 
 
 def random_cut_out(size_hw: tuple[int, ...], options: StrongViewOptions, *, generator: np.random.Generator) -> Tensor:

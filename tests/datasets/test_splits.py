@@ -2,7 +2,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.datasets.prepared import ImageRow
@@ -22,6 +22,7 @@ def split(images: list[ImageRow], pct: int = 10, seed: int = 0, frac: float = 0.
     return split_images(images, labeled_pct=pct, seed=seed, held_out_frac=frac, list_file=options.get("list_file"))
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     n_train=st.integers(2, 60),
     n_val=st.integers(0, 3),
@@ -47,6 +48,7 @@ def test_groups_are_disjoint_and_complete(
         assert len(result.labeled_train) == max(1, (pct * n_train + 50) // 100)
 
 
+@settings(max_examples=60, deadline=None)
 @given(n_train=st.integers(2, 80), n_val=st.integers(0, 1), seed=st.integers(0, 9), frac=st.floats(0.05, 0.9))
 def test_shares_are_nested(n_train: int, n_val: int, seed: int, frac: float) -> None:
     images = rows(train=n_train, val=n_val, test=1)

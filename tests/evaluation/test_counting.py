@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.evaluation.counting import CountingErrors, counting_errors
@@ -22,6 +22,7 @@ def test_known_errors(predicted: list[int], true: list[int], expected: CountingE
     assert counting_errors(predicted, true) == expected
 
 
+@settings(deadline=None)
 @given(COUNTS)
 def test_errors_equal_the_plain_form(pairs: list[tuple[int, int]]) -> None:
     errors = counting_errors([p for p, _ in pairs], [t for _, t in pairs])

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.optimize import linear_sum_assignment
@@ -35,6 +35,7 @@ def map_pairs(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return draw(hnp.arrays(np.int32, shape, elements=labels)), draw(hnp.arrays(np.int32, shape, elements=labels))
 
 
+@settings(deadline=None)
 @given(map_pairs())
 def test_matching_reaches_the_dense_hungarian_sum(maps: tuple[np.ndarray, np.ndarray]) -> None:
     predicted, true = maps
@@ -49,6 +50,7 @@ def test_matching_reaches_the_dense_hungarian_sum(maps: tuple[np.ndarray, np.nda
         assert iou > 0
 
 
+@settings(deadline=None)
 @given(map_pairs())
 def test_overlaps_equal_the_plain_form(maps: tuple[np.ndarray, np.ndarray]) -> None:
     overlaps = label_map_overlaps(*maps)
@@ -58,6 +60,7 @@ def test_overlaps_equal_the_plain_form(maps: tuple[np.ndarray, np.ndarray]) -> N
     assert dict(zip(pairs, overlaps.iou, strict=True)) == pytest.approx(expected)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_sparse_graphs_match_as_dense_ones(seed: int) -> None:
     rng = np.random.default_rng(seed)

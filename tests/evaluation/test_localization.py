@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
@@ -14,6 +14,7 @@ def plain_matches(predicted_xy: np.ndarray, true_xy: np.ndarray, reach_px: np.nd
     return int(near[linear_sum_assignment(near, maximize=True)].sum())
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 12), st.integers(0, 12))
 def test_matching_is_the_largest_there_is(seed: int, n_predicted: int, n_true: int) -> None:
     rng = np.random.default_rng(seed)

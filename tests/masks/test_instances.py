@@ -2,7 +2,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -87,6 +87,7 @@ def test_equals_sees_every_column() -> None:
     assert not three_instances().equals(three_instances()[[0, 1]])
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.int32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=15), elements=st.integers(0, 6)))
 def test_label_map_round_trip(label_map: np.ndarray) -> None:
     instances = Instances.from_label_map(

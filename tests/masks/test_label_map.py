@@ -1,5 +1,5 @@
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.masks.label_map import disc_label_map
@@ -16,6 +16,7 @@ def plain_disc_label_map(points_xy: np.ndarray, radius_px: np.ndarray, size_hw: 
     return np.where(np.isinf(share.min(axis=0)), 0, share.argmin(axis=0) + 1)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(HALVES, HALVES, st.integers(1, 24).map(lambda v: v / 2)), min_size=1, max_size=6))
 def test_discs_equal_the_plain_form(circles: list[tuple[float, float, float]]) -> None:
     table = np.array(circles)

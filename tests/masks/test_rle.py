@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -44,6 +44,7 @@ def paste(window: Window, size_hw: tuple[int, int]) -> np.ndarray:
     return full
 
 
+@settings(deadline=None)
 @given(framed_windows())
 def test_a_window_encodes_as_the_full_frame_does(framed: tuple[Window, tuple[int, int]]) -> None:
     window, size_hw = framed
@@ -63,6 +64,7 @@ def test_a_window_encodes_as_the_full_frame_does(framed: tuple[Window, tuple[int
     np.testing.assert_array_equal(everything, full)
 
 
+@settings(deadline=None)
 @given(st.lists(framed_windows(), max_size=5), st.integers(1, 24), st.integers(1, 24))
 def test_label_map_lets_later_masks_win(framed: list[tuple[Window, tuple[int, int]]], height: int, width: int) -> None:
     expected = np.zeros((height, width), dtype=np.int32)

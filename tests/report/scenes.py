@@ -64,17 +64,18 @@ def evaluation_of(store: MaskStore) -> Evaluation:
         true = store.label_map(image_id)
         match = matched_mean_iou(predicted.label_map(), true)
         n_true = store.n_instances(image_id)
+        points = LocalizationCounts(min(n_true, len(predicted)), len(predicted), n_true)
         results.append(
             ImageResult(
-                image_id,
-                n_true,
-                len(predicted),
-                len(predicted) + 1,
-                predicted,
-                match,
-                match,
-                match,
-                localization={"4px": LocalizationCounts(min(n_true, len(predicted)), len(predicted), n_true)},
-            )  # fmt: skip
+                image_id=image_id,
+                count_true=n_true,
+                count_predicted=len(predicted),
+                count_last=len(predicted) + 1,
+                predicted=predicted,
+                match=match,
+                match_disc=match,
+                match_half_disc=match,
+                localization={"4px": points},
+            )
         )
     return Evaluation(results, "annotator", mean_count=5.0)

@@ -7,7 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipeline.datasets.prepared import Prepared
 from pipeline.errors import PipelineError
+from pipeline.masks.store import MaskStore
 from pipeline.report.output import result_overlay, store_overlay, write_evaluation
 from pipeline.training.curves import write_curves
 from tests.report.scenes import evaluation_of, write_scene_dataset
@@ -17,9 +19,14 @@ def write(root: Path) -> Path:
     prepared, store = write_scene_dataset(root)
     write_curves(root / "warmup", [(5, {"count/loss": 1.0})])
     write_evaluation(
-        root / "evaluate", evaluation_of(store), prepared=prepared, reference=store, title="Crowds", facts={"Seed": "0"},
+        root / "evaluate",
+        evaluation_of(store),
+        prepared=prepared,
+        reference=store,
+        title="Crowds",
+        facts={"Seed": "0"},
         curve_folders={"Teacher": root / "warmup", "Student": root / "none"},
-    )  # fmt: skip
+    )
     return root / "evaluate"
 
 
@@ -47,7 +54,7 @@ def test_the_same_evaluation_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_a_broken_photo_leaves_the_old_output(tmp_path: Path) -> None:
     folder = write(tmp_path)
     before = (folder / "metrics.json").read_bytes()
-    prepared, store = _reopened(tmp_path)
+    prepared, store = Prepared.open(tmp_path / "prepared"), MaskStore.open(tmp_path / "annotate")
     (tmp_path / "raw" / "a.png").write_bytes(b"no picture")
     with pytest.raises(PipelineError, match=r"a\.png"):
         write_evaluation(
@@ -55,13 +62,6 @@ def test_a_broken_photo_leaves_the_old_output(tmp_path: Path) -> None:
         )
     assert (folder / "metrics.json").read_bytes() == before
     assert not list(tmp_path.glob(".*"))
-
-
-def _reopened(root: Path):
-    from pipeline.datasets.prepared import Prepared
-    from pipeline.masks.store import MaskStore
-
-    return Prepared.open(root / "prepared"), MaskStore.open(root / "annotate")
 
 
 def test_matched_masks_share_their_label_with_the_reference(tmp_path: Path) -> None:

@@ -9,7 +9,11 @@ from stages.prepare import app
 from tests.datasets.fake_layouts import tree_digest, write_jhu, write_nwpu, write_shanghaitech
 
 STREET_PEOPLE = Path(__file__).parents[3] / "shared" / "data" / "street_people"
-PARAMS = "datasets: [street]\nprepare:\n  sources:\n    street: {reader: shb}\n    rain: {reader: jhu}\n    city: {reader: nwpu}\n"
+PARAMS = """
+datasets: [street]
+prepare:
+  sources: {street: {reader: shb}, rain: {reader: jhu}, city: {reader: nwpu}}
+"""
 runner = CliRunner()
 
 

@@ -25,7 +25,7 @@ from pipeline.training.pseudo_labels import write_pseudo_labels
 from tests.training.blobs import write_blob_dataset
 
 CPU = torch.device("cpu")
-MODEL = CrowdNetOptions(width=8, mask_width=8, embed_dim=4)
+MODEL = CrowdNetOptions(width=8, mask_width=8, embed_dim=4, prior_prob=0.4)  # so that a few steps find something
 CROPS = CropOptions(size_px=32, batch=2)
 LOOP = LoopOptions(evaluate_every=3, log_every=2, checkpoint_every=2, tile_px=128, halo_px=16)
 WARMUP = WarmupOptions(count=PhaseOptions(steps=4), mask=PhaseOptions(steps=3), crops=CROPS, loop=LOOP)
@@ -36,7 +36,7 @@ RETRAIN = RetrainOptions(
     constraint=PhaseOptions(steps=2),
     crops=CROPS,
     loop=LOOP,
-    unlabeled=UnlabeledOptions(ramp_steps=2),
+    unlabeled=UnlabeledOptions(ramp_steps=2, point_prob=0.25),
     gate=OPEN_GATE,
 )
 PSEUDO = PseudoLabelOptions(tile_px=128, halo_px=16)

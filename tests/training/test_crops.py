@@ -75,7 +75,7 @@ def test_points_stay_on_their_instances(seed, scale, size_hw, flip):
     rows, columns = np.nonzero(crop.label_map == 1)
     for x, y in crop.points_xy:
         assert crop.label_map[round(np.clip(y, 0, 63)), round(np.clip(x, 0, 63))] == 1
-    if len(rows) and 0 < rows.min() and rows.max() < 63 and 0 < columns.min() and columns.max() < 63:
+    if len(rows) and rows.min() > 0 and rows.max() < 63 and columns.min() > 0 and columns.max() < 63:
         # a mask inside the crop keeps its head at its centre
         inside = crop.label_map.any()
         assert inside

@@ -1,4 +1,5 @@
 import re
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,6 @@ CPU = torch.device("cpu")
 
 
 def write_net(path: Path, seed: int) -> Path:
-    from dataclasses import asdict
-
     torch.manual_seed(seed)
     net = build_crowd_net(SMALL)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,8 +43,6 @@ def inputs(tmp_path: Path) -> EvaluationInputs:
 
 
 def changed(inputs: EvaluationInputs, **changes: object) -> EvaluationInputs:
-    from dataclasses import replace
-
     return replace(inputs, **changes)  # type: ignore[arg-type]
 
 

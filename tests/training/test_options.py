@@ -1,6 +1,7 @@
 import pytest
 
 from pipeline.training.options import (
+    ColorOptions,
     CropOptions,
     GateOptions,
     LoopOptions,
@@ -27,7 +28,8 @@ from pipeline.training.options import (
         (LoopOptions, {"tile_px": 384, "halo_px": 192}, "tile_px: expected a multiple of 16 above"),
         (PseudoLabelOptions, {"halo_px": 10}, "halo_px: expected a multiple of 16"),
         (GateOptions, {"min_count_ratio": 6.0}, "max_count_ratio: expected above min_count_ratio"),
-        (StrongViewOptions, {"jitter_hue": 0.7}, "jitter_hue: expected from 0 to 0.5"),
+        (ColorOptions, {"jitter_hue": 0.7}, "jitter_hue: expected from 0 to 0.5"),
+        (StrongViewOptions, {"cut_out_max_frac": 1.5}, "cut_out_max_frac: expected from 0 to 1"),
         (UnlabeledOptions, {"point_prob": 1.0}, "point_prob: expected above 0 and below 1"),
         (RetrainOptions, {"w_bg": -0.1}, "w_bg: expected at least 0"),
     ],

@@ -1,25 +1,28 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from pipeline.models.crowd_net import image_to_tensor
-from pipeline.training.options import StrongViewOptions
-from pipeline.training.strong_view import random_cut_out, strong_view
+from pipeline.training.options import ColorOptions, StrongViewOptions
+from pipeline.training.strong_view import change_colors, random_cut_out, strong_view
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (64, 48, 3)).astype(np.uint8)
-PLAIN = StrongViewOptions(jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0, cut_out_max_frac=0.0)
+PLAIN = ColorOptions(jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0)
 
 
 def test_without_any_change_it_is_the_weak_view():
-    view, cut_out = strong_view(PIXELS, PLAIN, generator=np.random.default_rng(0))
+    plain = StrongViewOptions(colors=PLAIN, cut_out_max_frac=0.0)
+    view, cut_out = strong_view(PIXELS, plain, generator=np.random.default_rng(0))
     torch.testing.assert_close(view, image_to_tensor(PIXELS))
     assert not cut_out.any()
 
 
-@pytest.mark.parametrize("name", ["jitter_prob", "gray_prob", "blur_prob"])
+@pytest.mark.parametrize("name", ["jitter_prob", "gray_prob", "blur_prob", "noise_max"])
 def test_each_change_shows(name):
-    options = StrongViewOptions(**{"jitter_prob": 0.0, "gray_prob": 0.0, "blur_prob": 0.0, name: 1.0}, cut_out_max_frac=0.0)
-    view, _ = strong_view(PIXELS, options, generator=np.random.default_rng(0))
+    options = replace(PLAIN, blur_sigma_min=1.0, **{name: 1.0})
+    view = change_colors(PIXELS, options, generator=np.random.default_rng(0))
     assert float((view - image_to_tensor(PIXELS)).abs().mean()) > 0.05
 
 
@@ -48,6 +51,6 @@ def test_the_cut_out_is_zero_in_the_view():
 
 
 def test_a_tiny_crop_can_be_blurred():
-    options = StrongViewOptions(blur_prob=1.0, blur_sigma_min=2.0)
-    view, _ = strong_view(PIXELS[:2, :2], options, generator=np.random.default_rng(0))
+    options = replace(PLAIN, blur_prob=1.0, blur_sigma_min=2.0)
+    view = change_colors(PIXELS[:2, :2], options, generator=np.random.default_rng(0))
     assert view.shape == (3, 2, 2)

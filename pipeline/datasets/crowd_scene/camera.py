@@ -7,12 +7,13 @@ from numpy.typing import NDArray
 from pipeline.datasets.crowd_scene.noise import Image, fractal_noise
 
 
-def photograph(rng: np.random.Generator, scene: Image) -> NDArray[np.uint8]:
+def photograph(rng: np.random.Generator, scene: Image, roughness: float = 1.0) -> NDArray[np.uint8]:
     """Turn ideal colours into a photograph: patchy light, cast, contrast, blur, noise, JPEG blocks.
 
     Args:
         rng: Source of randomness.
         scene: (H, W, 3) float32 RGB in [0, 1].
+        roughness: How much of all this shows: 0 nothing, 1 everything.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -46,6 +47,9 @@ def photograph(rng: np.random.Generator, scene: Image) -> NDArray[np.uint8]:
         decoded = cv2.imdecode(packed, cv2.IMREAD_COLOR)
         assert decoded is not None
         pixels = np.ascontiguousarray(decoded[..., ::-1]).astype(np.uint8)
+    if roughness < 1:
+        mixed = pixels * roughness + np.clip(scene, 0, 1) * (255 * (1 - roughness))
+        pixels = np.round(mixed).astype(np.uint8)
     return pixels
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.compute.progress import track
 from pipeline.datasets.crowd_scene.scene import Scene, render_scene
 from pipeline.errors import PipelineError
 
@@ -68,3 +69,14 @@ def require_frozen(scenes: list[Scene]) -> None:
             "figures would not compare. Undo the change to pipeline/datasets/crowd_scene, or install the versions of "
             "constraints.txt"
         )
+
+
+def draw_held_out() -> list[tuple[HeldOutScene, Scene]]:
+    """Draw all frozen scenes.
+
+    Raises:
+        PipelineError: If they are not the frozen ones any more.
+    """
+    drawn = [(plan, plan.render()) for plan in track(held_out_scenes(), description="draw", unit="scenes")]
+    require_frozen([scene for _, scene in drawn])
+    return drawn

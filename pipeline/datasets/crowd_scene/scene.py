@@ -81,6 +81,7 @@ def render_scene(
     size_hw: tuple[int, int],
     n_heads: int,
     unit_px_range: tuple[float, float] | None = None,
+    roughness: float = 1.0,
 ) -> Scene:
     """Draw a crowd.
 
@@ -90,6 +91,7 @@ def render_scene(
         n_heads: Wanted number of heads; fewer come out only where more would hide each other.
         unit_px_range: Half the head's height at the back and at the front, px; by default drawn so that the crowd
             fills between a third and all of the picture.
+        roughness: How much light, lens and sensor trouble the picture: 0 not at all, 1 as they do in the streets.
 
     Returns:
         The scene.
@@ -122,7 +124,7 @@ def render_scene(
         haze = (fog, 0.6 * (1 - share)) if fog is not None else None
         x, y = _place_person(rng, canvas, backdrop, texture, (x, y), unit, foreshortening, haze, len(heads) + 1)
         heads.append((x, y, unit))
-    image = photograph(rng, canvas.finish(backdrop))
+    image = photograph(rng, canvas.finish(backdrop), roughness)
     return _collect(rng, image, canvas.label_map, heads)
 
 

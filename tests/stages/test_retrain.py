@@ -1,0 +1,39 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from stages.pseudo_label import app as pseudo_label_app
+from stages.retrain import app
+from stages.warmup import app as warmup_app
+from tests.stages.blob_stage import RUN, blob_home, put_params
+
+runner = CliRunner()
+ARGUMENTS = ["--dataset", "blobs", "--labeled-pct", "50", "--device", "cpu"]
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    folder = blob_home(tmp_path, monkeypatch)
+    for teacher in (warmup_app, pseudo_label_app):
+        assert runner.invoke(teacher, ARGUMENTS).exit_code == 0
+    return folder
+
+
+def test_the_student_is_trained_and_its_figures_are_printed(home):
+    result = runner.invoke(app, ARGUMENTS)
+    assert result.exit_code == 0, result.output
+    assert "blobs: student" in result.output
+    figures = json.loads((RUN / "retrain" / "metrics.json").read_text())
+    assert figures["last_step"] == 4
+    assert "teacher_mae" in figures
+
+
+def test_a_teacher_that_cannot_count_is_stopped_with_the_figures(home):
+    put_params(home, retrain={"gate": {"max_error_ratio": 1e-6, "min_count_ratio": 100.0, "max_count_ratio": 101.0}})
+    result = runner.invoke(app, ARGUMENTS)
+    assert result.exit_code == 1
+    assert "the teacher is not fit to teach, so retrain does not start (2 found)" in result.output
+    assert "retrain.gate.max_error_ratio" in result.output
+    assert "retrain.gate.min_count_ratio" in result.output
+    assert not (RUN / "retrain").exists()

@@ -1,0 +1,230 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.compute.files import read_table, write_table
+from pipeline.datasets.prepared import POINTS_FILE, POINTS_SCHEMA
+from pipeline.errors import PipelineError
+from pipeline.masks.instances import Instances
+from pipeline.masks.store import MaskStore
+from pipeline.training.crowd import train_teacher
+from pipeline.training.mean_teacher import MeanTeacher
+from pipeline.training.options import GateOptions, PhaseOptions, UnlabeledOptions
+from tests.training.blobs import write_blob_dataset, write_masks
+from tests.training.conftest import MODEL, RETRAIN, WARMUP, BlobRun, folder_bytes
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_training_leaves_two_models_curves_and_figures(finished_run):
+    for stage, steps in (("warmup", 7), ("retrain", 7)):
+        folder = finished_run.root / stage
+        names = {path.name for path in folder.iterdir()}
+        assert names == {"model.safetensors", "model.json", "last.safetensors", "last.json", "metrics.json", "dvclive"}
+        record = json.loads((folder / "last.json").read_text())
+        assert record["kind"] == "crowd_net"
+        assert record["step"] == steps
+        assert record["parameters"]["seed"] == 0
+        assert set(record["metrics"]) == {"mae", "rmse", "matched_iou"}
+        figures = json.loads((folder / "metrics.json").read_text())
+        assert figures["held_out_mae"] == json.loads((folder / "model.json").read_text())["metrics"]["mae"]
+        assert figures["held_out_mae"] <= figures["last_held_out_mae"]
+        assert not (finished_run.root / "resume" / stage).exists()
+    assert {"teacher_mae", "labeled_count", "pseudo_count"} <= figures.keys()
+
+
+def test_the_same_inputs_train_the_same_bytes(finished_run, blob_run):
+    blob_run.warmup(replace(WARMUP, loop=replace(WARMUP.loop, checkpoint_every=100, load_workers=1)))
+    assert folder_bytes(blob_run.root / "warmup") == folder_bytes(finished_run.root / "warmup")
+
+
+def test_another_seed_or_option_trains_another_model(finished_run, blob_run):
+    blob_run.warmup(replace(WARMUP, count=replace(WARMUP.count, learning_rate=2e-3)))
+    assert blob_run.teacher.read_bytes() != finished_run.teacher.read_bytes()
+
+
+class KilledError(Exception):
+    pass
+
+
+def die_at(monkeypatch, step):
+    """Let the training die in the midst of a step."""
+    updates = []
+    update = MeanTeacher.update
+
+    def update_or_die(self, student, **fields):
+        updates.append(1)
+        if len(updates) == step:
+            raise KilledError
+        update(self, student, **fields)
+
+    monkeypatch.setattr(MeanTeacher, "update", update_or_die)
+
+
+@pytest.mark.parametrize("step", [1, 4, 6])
+def test_a_killed_retrain_ends_as_an_unbroken_one(finished_run, blob_run, monkeypatch, step):
+    for folder in ("warmup", "pseudo_label"):
+        (blob_run.root / folder).symlink_to(finished_run.root / folder)
+    with monkeypatch.context() as patch:
+        die_at(patch, step)
+        with pytest.raises(KilledError):
+            blob_run.retrain()
+    assert not (blob_run.root / "retrain").exists()
+    blob_run.retrain()
+    assert folder_bytes(blob_run.root / "retrain") == folder_bytes(finished_run.root / "retrain")
+    lines = [json.loads(line) for line in (blob_run.root / "logs" / "retrain.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 7
+
+
+def test_a_warmup_killed_by_the_system_ends_as_an_unbroken_one(finished_run, blob_run):
+    code = f"""
+        import os, signal, sys
+        from pathlib import Path
+        sys.path.insert(0, {str(ROOT)!r})
+        from pipeline.training.crowd import train_teacher
+from pipeline.training.mean_teacher import MeanTeacher
+        from tests.training.conftest import BlobRun
+        updates = []
+        def die(self, student, **fields):
+            updates.append(1)
+            if len(updates) == 6:
+                os.kill(os.getpid(), signal.SIGKILL)
+            update(self, student, **fields)
+        update, MeanTeacher.update = MeanTeacher.update, die
+        BlobRun(Path({str(blob_run.root)!r}), Path({str(blob_run.data)!r})).warmup()
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, env=os.environ, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert (blob_run.root / "resume" / "warmup" / "state.pt").is_file()
+    blob_run.warmup()
+    assert folder_bytes(blob_run.root / "warmup") == folder_bytes(finished_run.root / "warmup")
+
+
+def spoil_unlabelled_truth(run):
+    """Replace points and masks of every image that training must not know by nonsense; as many rows, other contents."""
+    rng = np.random.default_rng(1)
+    hidden = {*run.splits.unlabeled, *run.splits.test}
+    table = read_table(run.data / "prepared" / POINTS_FILE, made_by="the test")
+    columns = table.to_pydict()
+    for name in ("x_px", "y_px"):
+        columns[name] = [
+            rng.uniform(-500, 500) if image_id in hidden else value
+            for image_id, value in zip(columns["image_id"], columns[name], strict=True)
+        ]
+    arrays = [pa.array(columns[field.name]).cast(field.type) for field in POINTS_SCHEMA]
+    write_table(pa.table(arrays, schema=POINTS_SCHEMA), run.data / "prepared" / POINTS_FILE)
+    masks = {image_id: run.masks.instances(image_id) for image_id in run.masks.image_ids}
+    for image_id in hidden:
+        n, size_hw = len(masks[image_id]), masks[image_id].size_hw
+        masks[image_id] = Instances.from_label_map(
+            rng.integers(0, n + 1, size_hw),
+            point_id=np.arange(n),
+            points_xy=rng.uniform(0, 60, (n, 2)),
+            radius_px=rng.uniform(1, 50, n),
+            source="fallback",
+            status="fallback",
+        )
+    write_masks(run.data / "annotate", masks)
+
+
+def test_nonsense_for_the_unlabelled_images_changes_no_byte(finished_run, tmp_path):
+    write_blob_dataset(tmp_path / "data")
+    run = BlobRun(root=tmp_path / "run", data=tmp_path / "data")
+    before = folder_bytes(run.data / "annotate")
+    spoil_unlabelled_truth(run)
+    assert folder_bytes(run.data / "annotate") != before
+    run.warmup()
+    run.pseudo_label()
+    run.retrain()
+    for stage in ("warmup", "pseudo_label", "retrain"):
+        assert folder_bytes(run.root / stage) == folder_bytes(finished_run.root / stage)
+
+
+def test_nonsense_for_a_labelled_image_changes_the_teacher(finished_run, tmp_path):
+    """The test above could fail."""
+    write_blob_dataset(tmp_path / "data", seed=1)
+    run = BlobRun(root=tmp_path / "run", data=tmp_path / "data")
+    run.warmup()
+    assert run.teacher.read_bytes() != finished_run.teacher.read_bytes()
+
+
+@pytest.fixture
+def ready_run(finished_run, blob_run):
+    for folder in ("warmup", "pseudo_label"):
+        (blob_run.root / folder).symlink_to(finished_run.root / folder)
+    return blob_run
+
+
+def test_the_ema_teacher_trains_another_student(ready_run, finished_run):
+    ready_run.retrain(replace(RETRAIN, teacher="ema"))
+    student = (ready_run.root / "retrain" / "model.safetensors").read_bytes()
+    assert student != (finished_run.root / "retrain" / "model.safetensors").read_bytes()
+
+
+def test_the_gate_stands_before_retrain(ready_run):
+    with pytest.raises(PipelineError, match="not fit to teach, so retrain does not start"):
+        ready_run.retrain(replace(RETRAIN, gate=GateOptions(max_error_ratio=1e-6)))
+    assert not (ready_run.root / "retrain").exists()
+    assert not (ready_run.root / "resume" / "retrain").exists()
+
+
+def test_pseudo_labels_of_another_split_are_refused(ready_run):
+    (ready_run.root / "pseudo_label").unlink()
+    labeled = ready_run.splits.labeled_train[0]
+    write_masks(ready_run.root / "pseudo_label", {labeled: Instances.empty((64, 64))})
+    with pytest.raises(PipelineError, match=f"not unlabelled training images .*{labeled}.*run the pseudo_label stage"):
+        ready_run.retrain()
+
+
+def test_without_unlabelled_images_the_labelled_ones_teach(ready_run):
+    (ready_run.root / "pseudo_label").unlink()
+    write_masks(ready_run.root / "pseudo_label", {})
+    figures = ready_run.retrain()
+    assert "pseudo_count" not in figures
+    assert len(MaskStore.open(ready_run.root / "pseudo_label")) == 0
+
+
+def test_without_weight_pseudo_labels_do_not_matter(ready_run):
+    """A weight of zero trains the same student as a store without images."""
+    options = replace(RETRAIN, unlabeled=UnlabeledOptions(weight_max=0.0, weight_start=0.0))
+    ready_run.retrain(options)
+    weights = (ready_run.root / "retrain" / "model.safetensors").read_bytes()
+    (ready_run.root / "pseudo_label").unlink()
+    write_masks(ready_run.root / "pseudo_label", {})
+    ready_run.retrain(options)
+    assert (ready_run.root / "retrain" / "model.safetensors").read_bytes() == weights
+
+
+def test_a_set_without_held_out_images_is_refused(blob_run):
+    with pytest.raises(PipelineError, match="no image in labeled_val"):
+        train_teacher(
+            blob_run.prepared,
+            replace(blob_run.splits, labeled_val=()),
+            blob_run.masks,
+            model=MODEL,
+            options=WARMUP,
+            seed=0,
+            place=blob_run.place("warmup"),
+        )
+
+
+def test_a_blob_is_learnt(blob_run):
+    """A few dozen steps on bright blobs: the teacher counts better than the mean count does on a set with variety."""
+    options = replace(
+        WARMUP,
+        count=PhaseOptions(steps=40, learning_rate=5e-3, encoder_learning_rate=5e-3),
+        mask=PhaseOptions(steps=0),
+        crops=replace(WARMUP.crops, size_px=64, batch=4),
+        loop=replace(WARMUP.loop, evaluate_every=10, checkpoint_every=1000, ema_decay=0.9),
+    )
+    figures = blob_run.warmup(options)
+    assert figures["held_out_mae"] <= 2.0
