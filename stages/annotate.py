@@ -46,7 +46,8 @@ def main(
 
 
 def _print(dataset: str, method: str, rows: Counter[str]) -> None:
-    table = Table(title=f"{dataset}: masks by {method}", title_justify="left")
+    title = f"{dataset}: masks by {method}"
+    table = Table(title=title, title_justify="left", min_width=len(title))
     table.add_column("status")
     table.add_column("points", justify="right")
     for status, count in sorted(rows.items(), key=lambda row: -row[1]):

@@ -5,8 +5,8 @@ import re
 import shlex
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import typer
 
@@ -36,21 +36,24 @@ def make_targets() -> set[str]:
 
 
 @cache
-def command_of(module: str) -> click.Command:
-    return typer.main.get_command(importlib.import_module(module).app)
+def commands_of(module: str) -> dict[str, Any]:
+    """Name → command of a module's app; the name of a single command is empty."""
+    top = typer.main.get_command(importlib.import_module(module).app)
+    return dict(getattr(top, "commands", {"": top}))
+
+
+def option_names(command: Any) -> set[str]:
+    return {name for one in command.params for name in one.opts if name.startswith("--")} | {"--help"}
 
 
 def look_at_stage(module: str, words: list[str]) -> None:
     """Check a ``python -m stages.x [command] --option …`` line against the command's own definition."""
-    commands = [command_of(module)]
-    if isinstance(commands[0], click.Group) and words and not words[0].startswith("-"):
-        names = words[0].split("|")  # `fetch|verify|list` shows three commands at once
-        known = commands[0].commands
-        assert set(names) <= set(known), f"{module} has {', '.join(known)}"
-        commands = [known[name] for name in names]
-    for command in commands:
-        options = {option for one in command.params for option in one.opts} | {"--help"}
-        assert {word.split("=")[0] for word in words if word.startswith("--")} <= options
+    known = commands_of(module)
+    # `fetch|verify|list` shows three commands at once
+    names = [""] if "" in known else words[0].split("|") if words and not words[0].startswith("-") else []
+    assert set(names) <= set(known), f"{module} has {', '.join(known)}"
+    for name in names:
+        assert {word.split("=")[0] for word in words if word.startswith("--")} <= option_names(known[name])
 
 
 def look_at_dvc(words: list[str]) -> None:
@@ -88,8 +91,7 @@ def test_a_shown_command_exists(page: str, command: str) -> None:
     if "stage_app(" in path.read_text(encoding="utf-8") and path.stem != "command"
 ))  # fmt: skip
 def test_help_explains_every_option(module: str) -> None:
-    top = command_of(module)
-    for command in [top, *(top.commands.values() if isinstance(top, click.Group) else [])]:
-        assert command.help, f"{module} {command.name}"
-        unexplained = [one.name for one in command.params if isinstance(one, click.Option) and not one.help]
-        assert unexplained == []
+    for name, command in commands_of(module).items():
+        assert command.help, f"{module} {name}"
+        options = [one for one in command.params if one.param_type_name == "option" and one.name != "help"]
+        assert [one.name for one in options if not one.help] == []

@@ -66,8 +66,9 @@ class _Segments:
     """A superpixel image with the colour, area and neighbours of each segment."""
 
     def __init__(self, image: NDArray[np.uint8], n_segments: int, compactness: float) -> None:
+        # Without blur: thin segments of blended colours along edges would all be merged towards the top left.
         self.labels: NDArray[np.int64] = slic(
-            image, n_segments=n_segments, compactness=compactness, sigma=0.8, start_label=0, channel_axis=-1
+            image, n_segments=n_segments, compactness=compactness, sigma=0, start_label=0, channel_axis=-1
         ).astype(np.int64)
         count = int(self.labels.max()) + 1
         flat = self.labels.ravel()

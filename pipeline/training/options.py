@@ -292,11 +292,11 @@ class UnlabeledOptions:
         strong: The student's view.
     """
 
-    weight_max: float = 2.0
+    weight_max: float = 0.5
     weight_start: float = 0.1
     ramp_steps: int = 100
     delay_steps: int = 0
-    point_prob: float = 0.5
+    point_prob: float = 0.7
     strong: StrongViewOptions = field(default_factory=StrongViewOptions)
 
     def __post_init__(self) -> None:
@@ -330,10 +330,10 @@ class RetrainOptions:
 
     teacher: Literal["stored", "ema"] = "stored"
     count: PhaseOptions = field(
-        default_factory=lambda: PhaseOptions(steps=120, learning_rate=5e-4, encoder_learning_rate=5e-4)
+        default_factory=lambda: PhaseOptions(steps=120, learning_rate=3e-4, encoder_learning_rate=3e-4)
     )
     mask: PhaseOptions = field(default_factory=lambda: PhaseOptions(steps=60))
-    constraint: PhaseOptions = field(default_factory=lambda: PhaseOptions(steps=30, learning_rate=1e-4))
+    constraint: PhaseOptions = field(default_factory=lambda: PhaseOptions(steps=20, learning_rate=2e-5))
     w_fg: float = 0.005
     w_bg: float = 0.05
     crops: CropOptions = field(default_factory=CropOptions)

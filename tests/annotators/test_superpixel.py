@@ -13,18 +13,25 @@ def two_colors(size_hw=(60, 60), part=np.s_[20:40, 24:36]):
     return image
 
 
-def test_a_region_grows_exactly_along_the_colour() -> None:
-    marked = mark([[29.0, 29.0]], (60, 60), radius_px=[16.0], image=two_colors())
-    regions = grow_regions(marked, SuperpixelOptions(compactness=1.0))
-    (window,) = regions.windows
-    frame = np.zeros((60, 60), bool)
-    frame[window.y0 : window.y0 + window.mask.shape[0], window.x0 : window.x0 + window.mask.shape[1]] = window.mask
+@pytest.mark.parametrize("radius", [12.0, 16.0, 20.0])
+def test_a_region_grows_exactly_along_the_colour(radius) -> None:
+    marked = mark([[29.0, 29.0]], (60, 60), radius_px=[radius], image=two_colors())
+    options = SuperpixelOptions(radius_px=radius)  # at the image's own scale
     wanted = np.zeros((60, 60), bool)
     wanted[20:40, 24:36] = True
     wanted &= circle_masks(marked)[0]
-    assert (frame & wanted).sum() / (frame | wanted).sum() > 0.9  # segments are smoothed by about a pixel
-    np.testing.assert_allclose(regions.boxes_xyxy[0], [24, 20, 35, 39], atol=1.5)
+    np.testing.assert_array_equal(full_masks(SuperpixelAnnotator(options).annotate(marked))[0], wanted)
+    regions = grow_regions(marked, options)
+    ys, xs = np.nonzero(wanted)
+    assert regions.boxes_xyxy[0].tolist() == [xs.min(), ys.min(), xs.max(), ys.max()]
     assert regions.inside_frac[0] > 0.9
+
+
+@pytest.mark.parametrize("radius", [16.0, 8.0])
+def test_edges_stay_where_they_are_at_another_scale(radius) -> None:
+    marked = mark([[29.0, 29.0]], (60, 60), radius_px=[radius], image=two_colors(part=np.s_[25:35, 26:34]))
+    box = grow_regions(marked, SuperpixelOptions()).boxes_xyxy[0]
+    np.testing.assert_allclose(box, [26, 25, 33, 34], atol=1.0)
 
 
 def test_one_colour_fills_the_circle() -> None:
