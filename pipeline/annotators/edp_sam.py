@@ -6,6 +6,7 @@ have released neither code nor masks. Sections in the comments are those of our 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -29,7 +30,9 @@ from pipeline.annotators.superpixel import SuperpixelOptions, grow_regions
 from pipeline.geometry.tiles import Tile, plan_tiles
 from pipeline.masks.instances import Instances
 from pipeline.masks.rle import Window
-from pipeline.models.sam import PromptableModel
+
+if TYPE_CHECKING:  # its import takes seconds, and every stage reads this module's options
+    from pipeline.models.sam import PromptableModel
 
 PROMPT_KINDS = ("head", "superpixel", "box")
 CHUNK = 8
@@ -117,7 +120,7 @@ class EdpSamAnnotator:
     name = "edp_sam"
     algorithm_version = 1
 
-    def __init__(self, model: PromptableModel, options: EdpSamOptions) -> None:
+    def __init__(self, model: "PromptableModel", options: EdpSamOptions) -> None:
         self.model = model
         self.options = options
 

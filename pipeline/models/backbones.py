@@ -3,7 +3,6 @@
 import difflib
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +27,8 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str, *, pretrained: bool) -> None:
         super().__init__()
+        import timm  # late: it takes seconds, and every command reads the options that stand beside the networks
+
         indices = _tap_indices(name)
         try:
             self.body = timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=indices)
@@ -55,6 +56,8 @@ def build_backbone(name: str, *, pretrained: bool) -> Backbone:
 
 def _tap_indices(name: str) -> tuple[int, int]:
     """Find the last stage of each stride, on a network without memory."""
+    import timm  # late, as above
+
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else "; timm.list_models() lists the names"

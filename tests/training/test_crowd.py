@@ -218,11 +218,11 @@ def test_a_set_without_held_out_images_is_refused(blob_run):
 
 def test_counting_blobs_is_learnt(tmp_path):
     """A few dozen steps: the teacher counts unseen images much better than the mean count does."""
-    write_blob_dataset(tmp_path / "data", n_train=14, blobs=(1, 14))
+    write_blob_dataset(tmp_path / "data", n_train=30, blobs=(1, 14))
     run = BlobRun(root=tmp_path, data=tmp_path / "data")
     options = replace(
         WARMUP,
-        count=PhaseOptions(steps=60, learning_rate=3e-3, encoder_learning_rate=3e-3),
+        count=PhaseOptions(steps=100, learning_rate=3e-3, encoder_learning_rate=3e-3),
         mask=PhaseOptions(steps=0),
         crops=replace(WARMUP.crops, size_px=64, batch=4),
         loop=replace(WARMUP.loop, evaluate_every=20, checkpoint_every=1000, ema_decay=0.9),
