@@ -16,6 +16,7 @@ from stages.command import DeviceOption, console, fails_clearly, stage_app
 
 app = stage_app("Weights of Segment Anything models: list, fetch, verify, and train the compact one.")
 
+ScenesOption = Annotated[bool, typer.Option(help="Measure on the held-out scenes, not only the digest.")]
 NameArgument = Annotated[str, typer.Argument(help=f"One of {', '.join(WEIGHTS)}.", metavar="NAME")]
 
 
@@ -42,7 +43,7 @@ def fetch(name: NameArgument) -> None:
 
 @app.command()
 @fails_clearly
-def verify(name: NameArgument, device: DeviceOption = "auto", scenes: bool = True) -> None:
+def verify(name: NameArgument, device: DeviceOption = "auto", scenes: ScenesOption = True) -> None:
     """Check a file's SHA-256, then measure the model on the 64 frozen held-out scenes beside the bare disc."""
     console.print(f"{name}: SHA-256 {verify_weights(find_weights(name))}", highlight=False)
     if not scenes:

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.datasets.crowd_scene.scene import render_scene
 from pipeline.datasets.prepare import prepare_dataset
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.synthetic import SyntheticReader, read_plans
@@ -74,12 +75,19 @@ def test_one_number_of_heads(tmp_path: Path) -> None:
     assert [len(image.points_xy) for image in read_all(folder)] == [5, 5, 5, 0]
 
 
-def test_heads_are_as_often_few_as_many(tmp_path: Path) -> None:
-    folder = write(tmp_path, "splits: {train: {images: 60, height_px: 64, width_px: 64, heads: [1, 32]}}")
-    counts = [len(image.points_xy) for image in read_all(folder)]
-    assert 2 <= np.median(counts) <= 11  # the middle of the logarithms is 5.7
-    assert min(counts) <= 2
-    assert max(counts) >= 20
+@pytest.mark.parametrize(("heads", "middle"), [([1, 63], 8), ([0, 40], 20), ([5, 3000], 122)])
+def test_heads_are_as_often_few_as_many(tmp_path: Path, monkeypatch, heads, middle) -> None:
+    wanted = []
+    empty = render_scene(np.random.default_rng(0), size_hw=(16, 16), n_heads=0)
+
+    def render(rng, *, size_hw, n_heads, **options):
+        wanted.append(n_heads)
+        return empty
+
+    monkeypatch.setattr("pipeline.datasets.synthetic.render_scene", render)
+    read_all(write(tmp_path, f"splits: {{train: {{images: 300, height_px: 64, width_px: 64, heads: {heads}}}}}"))
+    assert heads[0] <= min(wanted) <= max(wanted) <= heads[1]
+    assert 0.4 < np.mean([one <= middle for one in wanted]) < 0.6
 
 
 def test_head_sizes_and_roughness(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from pipeline.training.promptable import (
 
 CPU = torch.device("cpu")
 TINY = PromptableOptions(
-    steps=4, images_per_step=1, prompts_per_image=2, warmup_steps=2, checkpoint_every=2, bf16=False
+    steps=3, images_per_step=1, prompts_per_image=2, warmup_steps=2, checkpoint_every=2, bf16=False
 )
 
 
@@ -64,9 +64,15 @@ def test_the_layout_points_to_the_heads(scene: Scene) -> None:
     assert set(np.unique(person)) == {0, 1}
     assert not batch.layout[1:, person == 0].any()
     rows, columns = np.nonzero(person.numpy())
-    offsets = batch.layout[1:, rows, columns].T.numpy() * OFFSET_UNIT_PX
-    heads = np.stack([columns, rows], 1) * 2 + offsets
-    assert 2 <= len(np.unique(heads.round(2), axis=0)) <= len(scene.points_xy)
+    offsets_px = batch.layout[1:, rows, columns].T.numpy() * OFFSET_UNIT_PX
+    whole = (np.abs(offsets_px) < 4 * OFFSET_UNIT_PX - 0.01).all(1)  # farther ones are cut short
+    found_xy = (np.stack([columns, rows], 1) * 2 + offsets_px)[whole]
+    heads_xy = (scene.points_xy + 0.5) * 2 - 0.5
+    mirrored_xy = heads_xy * [-1, 1] + [INPUT_PX - 1, 0]
+    distance = [np.hypot(*(found_xy[:, None] - one[None]).transpose(2, 0, 1)) for one in (heads_xy, mirrored_xy)]
+    nearest = min(distance, key=lambda one: one.min(1).sum())
+    assert nearest.min(1).max() < 0.01
+    assert len(set(nearest.argmin(1))) == len(scene.points_xy)
 
 
 def test_a_mirrored_image_has_mirrored_prompts(scene: Scene) -> None:
@@ -100,17 +106,17 @@ def test_circles_are_those_of_the_annotator(scene: Scene) -> None:
 
 
 def test_a_step_is_a_pure_function_of_seed_and_number() -> None:
-    options = dataclasses.replace(TINY, steps=8, images_per_step=2)
-    forward = [CrowdPrompts(options)[step] for step in range(5)]
+    options = dataclasses.replace(TINY, steps=8)
+    forward = [CrowdPrompts(options)[step] for step in range(4)]
     back = CrowdPrompts(options)
-    for step in (4, 0, 3):
+    for step in (3, 0, 2):
         for one, other in zip(forward[step], back[step], strict=True):
             assert one.kind == other.kind
             for name in ("image", "points_xy", "boxes_xyxy", "targets", "circles", "layout"):
                 assert torch.equal(getattr(one, name), getattr(other, name))
     assert not torch.equal(forward[0][0].points_xy, forward[1][0].points_xy)
     assert len(back) == 8
-    assert len(list(DataLoader(back, batch_size=None, sampler=[6]))) == 1
+    assert len(list(DataLoader(back, batch_size=None, sampler=[2]))) == 1
 
 
 def literal_batch(target: torch.Tensor, circle: torch.Tensor) -> PromptBatch:
@@ -155,7 +161,7 @@ def test_loss_agrees_with_the_plain_form(outside_weight) -> None:
     circle = torch.rand(3, 6, 7, generator=generator) < 0.4
     loss, iou = promptable_loss(logits, estimates, literal_batch(target, circle), outside_weight)
     wanted, best = oracle(logits.tolist(), estimates.tolist(), target.tolist(), circle.tolist(), outside_weight)
-    assert float(loss) == pytest.approx(wanted, rel=1e-12)
+    assert float(loss) == pytest.approx(wanted, rel=1e-6)  # the weight outside is a single-precision quotient
     assert iou.tolist() == pytest.approx(best, rel=1e-6)
 
 
@@ -196,6 +202,9 @@ def test_gradients_agree_with_differences() -> None:
 def test_gradients_reach_the_model(scene: Scene) -> None:
     torch.manual_seed(0)
     sam, head = build_compact_sam().train(), LayoutHead()
+    with torch.no_grad():
+        for value in sam.parameters():  # some begin at zero, which stops the gradient of what stands before them
+            value.add_(0.01 * torch.randn(value.shape))
     batch = dataclasses.replace(sample_prompts(np.random.default_rng(0), scene, 2), kind="both")
     tokens = sam.image_encoder(sam.preprocess(torch.stack([batch.image, batch.image]).float()))
     loss, _ = promptable_loss(*decode_prompts(sam, tokens[0], batch), batch, 1.0)
@@ -234,7 +243,7 @@ class KilledError(Exception):
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path) -> None:
     rows = []
     whole = train_compact_sam(TINY, device=CPU, resume=tmp_path / "whole", report=rows.append, workers=0)
-    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert [row["step"] for row in rows] == [1, 2, 3]
     assert all(math.isfinite(row["loss"]) and 0 <= row["iou"] <= 1 for row in rows)
 
     def kill(row) -> None:
@@ -247,7 +256,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path) -> None:
     assert json.loads(state.read_text()) == {"step": 2}
     again: list[dict[str, float]] = []
     resumed = train_compact_sam(TINY, device=CPU, resume=tmp_path / "killed", report=again.append, workers=0)
-    assert [row["step"] for row in again] == [3, 4]
+    assert [row["step"] for row in again] == [3]
     assert [row["loss"] for row in again] == [row["loss"] for row in rows[2:]]
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
