@@ -1,5 +1,6 @@
 """Stage ``annotate``: points and circles to masks."""
 
+import os
 from collections import Counter
 
 from rich.table import Table
@@ -37,11 +38,13 @@ def main(
     prepared = Prepared.open(paths.prepared)
     radii = read_radii(paths.nnec / "radii.parquet")
     options = settings.options
-    annotator = build_annotator(
-        settings.method, options, weights=settings.weights, device=resolve_device(device), truth=prepared.truth
-    )
+    target = resolve_device(device)
+    annotator = build_annotator(settings.method, options, weights=settings.weights, device=target, truth=prepared.truth)
+    workers = 1 if target.type == "cuda" else os.cpu_count() or 1
     with JsonLines(paths.logs / "annotate.jsonl") as log:
-        rows = annotate_dataset(prepared, radii, annotator, paths.annotate, options=options, log=log.write)
+        rows = annotate_dataset(
+            prepared, radii, annotator, paths.annotate, options=options, log=log.write, workers=workers
+        )
     _print(dataset, settings.method, rows)
 
 

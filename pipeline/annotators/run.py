@@ -1,12 +1,14 @@
 """Annotating a whole data set: image by image into a mask store."""
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pipeline.annotators.base import Annotator, MarkedImage
+from pipeline.compute.ordered import one_thread_per_operation, ordered_map
 from pipeline.compute.progress import track
 from pipeline.datasets.images import read_image_rgb
 from pipeline.datasets.prepared import ImageRow, Prepared
@@ -18,7 +20,14 @@ from pipeline.masks.store import MaskStore
 
 
 def annotate_dataset(
-    prepared: Prepared, radii: Radii, annotator: Annotator, out: Path, *, options: Any, log: Callable[..., None]
+    prepared: Prepared,
+    radii: Radii,
+    annotator: Annotator,
+    out: Path,
+    *,
+    options: Any,
+    log: Callable[..., None],
+    workers: int = 1,
 ) -> Counter[str]:
     """Make the masks of every image of a data set.
 
@@ -29,6 +38,7 @@ def annotate_dataset(
         out: Folder of the mask store; it takes its place only when all images are done.
         options: The method's options, a dataclass or None; they stand in the store's metadata.
         log: Called once per image with its figures.
+        workers: Images at work at once, in threads; the bytes do not depend on it.
 
     Returns:
         Rows of the store by status.
@@ -44,9 +54,11 @@ def annotate_dataset(
         weights_sha256=annotator.weights_sha256,
     )
     statuses: Counter[str] = Counter()
-    with MaskStore.create(out, provenance) as writer:
-        for image in track(prepared.images, description="annotate", unit="images"):
-            instances = _annotate_image(prepared, radii, annotator, image)
+    annotate = functools.partial(_annotate_image, prepared, radii, annotator)
+    with MaskStore.create(out, provenance) as writer, one_thread_per_operation():
+        results = ordered_map(annotate, prepared.images, workers=workers)
+        done = track(results, description="annotate", total=len(prepared.images), unit="images")
+        for image, instances in zip(prepared.images, done, strict=True):
             writer.add(image.image_id, instances)
             found = Counter(str(status) for status in instances.status)
             statuses.update(found)

@@ -40,6 +40,18 @@ def annotate(prepared, radii, out, annotator=None, options=None, log=lambda **_:
     return annotate_dataset(prepared, read_radii(radii), annotator or DiscAnnotator(), out, options=options, log=log)
 
 
+def test_the_bytes_do_not_depend_on_the_workers(tmp_path: Path) -> None:
+    prepared, radii = write_dataset(tmp_path / "data", counts=(5, 0, 2, 7, 1))
+    stores = []
+    for workers in (1, 3):
+        out = tmp_path / f"masks{workers}"
+        annotator = EdpSamAnnotator(DiscModel(), EdpSamOptions())
+        circles = read_radii(radii)
+        annotate_dataset(prepared, circles, annotator, out, options=None, log=lambda **_: None, workers=workers)
+        stores.append({path.name: path.read_bytes() for path in out.iterdir()})
+    assert stores[0] == stores[1]
+
+
 def test_every_image_gets_its_rows(tmp_path: Path) -> None:
     prepared, radii = write_dataset(tmp_path / "data")
     options = EdpSamOptions(prompts=("head", "box"))
