@@ -140,7 +140,9 @@ def held_out_quality(
             for group in (plan.density, "all"):
                 found[name].setdefault(group, []).append(figures)
     return {
-        name: {group: _mean(np.concatenate(figures)) for group, figures in groups.items()}
+        name: {
+            group: _mean(np.concatenate(groups[group])) for group in sorted(groups, key=lambda group: group == "all")
+        }
         for name, groups in found.items()
     }
 
