@@ -122,7 +122,7 @@ def unlabeled_batch(points=POINTS, probs=PROBS):
 def test_branches_are_weighed():
     student = Student()
     batch = CrowdBatch(crop_batch(POINTS[:2]), unlabeled_batch())
-    options = UnlabeledOptions(weight_max=2.0, ramp_steps=4, delay_steps=0)
+    options = UnlabeledOptions(weight_max=2.0, ramp_steps=4, delay_steps=0, point_prob=0.5)
     loss = CrowdLoss(count_loss, CPU, options, EnergyOptions())
     figures = loss(student, student, batch, phase_step=1)
     labeled = count_loss(*student(batch.labeled.images), labeled_targets(batch.labeled))["loss"]
