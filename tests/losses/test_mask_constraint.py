@@ -137,3 +137,11 @@ def test_labels_hit() -> None:
     points = torch.tensor([[0.4, 0.4], [5.4, 3.4], [5.5, 3.0], [-0.6, 0.0], [3.0, 3.0]], dtype=torch.float64)
     assert labels_hit(label_map, points).tolist() == [2, 4]
     assert labels_hit(label_map, torch.zeros(0, 2)).tolist() == []
+
+
+def test_a_positive_cell_that_vanishes_when_upsampled_gives_a_finite_gradient() -> None:
+    logits = torch.full((1, 8, 8), -100.0)
+    logits[0, 4, 4] = 5.0
+    logits.requires_grad_()
+    mask_constraint_loss(logits, torch.ones(1, 32, 32, dtype=torch.long)).backward()
+    assert torch.isfinite(logits.grad).all()
