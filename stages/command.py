@@ -24,6 +24,7 @@ LabeledPctOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the labelled share and of training.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+CacheOption = Annotated[Path | None, typer.Option("--cache", help="Folder; else $DOTMASK_CACHE, else .cache/results.")]
 ParamsOption = Annotated[Path, typer.Option("--params", help="Parameter file; see params.yaml for every key.")]
 
 DEFAULT_DATASET = "synthetic"
