@@ -1,44 +1,46 @@
 """``python -m benchmarks``: print a table and write ``benchmarks/results/<name>.json``."""
 
-import dataclasses
 import importlib
-import json
-import os
-import platform
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-BENCHMARKS = ("nnec",)
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.measure import Row
+from benchmarks.report import RESULTS, open_console, print_rows, write_rows
+from stages.command import fails_clearly
+
+SMALL_SCALES = {"nnec": 1.0, "annotate": 1.0, "mask_store": 0.2, "ray_workers": 1.0}
+"""Benchmarks, and the share of the whole work that each does by default: together 5 minutes on two cores."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
+@fails_clearly
 def main(
-    only: Annotated[list[str] | None, typer.Option(help=f"Names; all by default: {', '.join(BENCHMARKS)}.")] = None,
-    scale: Annotated[float, typer.Option(min=0.001, max=1.0, help="Share of the work, for a quick look.")] = 1.0,
+    only: Annotated[list[str] | None, typer.Option(help=f"Names; all by default: {', '.join(SMALL_SCALES)}.")] = None,
+    scale: Annotated[
+        float | None, typer.Option(min=0.001, max=1.0, help="Share of the whole work; by default what 5 minutes allow.")
+    ] = None,
 ) -> None:
-    """Measure speed against plain references, side by side in one process."""
-    table = Table("what", "work", "seconds", "reference", "seconds", "ratio", "reach", title="Benchmarks")
-    for name in only or BENCHMARKS:
-        rows = importlib.import_module(f"benchmarks.{name}").measure(scale=scale)
-        for row in rows:
-            table.add_row(
-                row.what, row.work, f"{row.seconds:.3f}", row.reference, f"{row.reference_seconds:.3f}",
-                f"{row.ratio:.2f} ×", row.reach,
-            )  # fmt: skip
-        measured = [{**dataclasses.asdict(row), "ratio": row.ratio} for row in rows]
-        machine = {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
-        RESULTS.mkdir(exist_ok=True)
-        text = json.dumps({"scale": scale, "machine": machine, "rows": measured}, indent=1, ensure_ascii=False)
-        (RESULTS / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")
-    Console().print(table)
-    Console().print(f"Written to {RESULTS.relative_to(Path.cwd())}/", highlight=False)
+    """Measure speed and memory against plain references, side by side.
+
+    The ablation of annotators is apart: python -m benchmarks.annotators. A GPU too: python -m benchmarks.annotate
+    --device cuda.
+    """
+    names = only or list(SMALL_SCALES)
+    unknown = sorted(set(names) - set(SMALL_SCALES))
+    if unknown:
+        raise typer.BadParameter(f"{', '.join(unknown)}: expected some of {', '.join(SMALL_SCALES)}")
+    rows: list[Row] = []
+    for name in names:
+        open_console().print(f"{name} …", highlight=False)
+        share = SMALL_SCALES[name] if scale is None else scale
+        found: list[Row] = importlib.import_module(f"benchmarks.{name}").measure(scale=share)
+        write_rows(name, share, found)
+        rows += found
+    print_rows(rows, "Benchmarks" if scale is None else f"Benchmarks at {scale:g} of the work")
+    open_console().print(f"Written to {RESULTS}/", highlight=False)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from pipeline.compute.device import resolve_device
 from pipeline.compute.progress import JsonLines, byte_progress, track
 from pipeline.datasets.crowd_scene.held_out import draw_held_out
 from pipeline.models.pretrained import WEIGHTS, fetch_weights, find_weights, verify_weights
-from pipeline.training.promptable import PromptableOptions, save_compact_weights, train_compact_sam
+from pipeline.training.prompt_scenes import PromptableOptions
+from pipeline.training.promptable import save_compact_weights, train_compact_sam
 from stages.command import DeviceOption, console, fails_clearly, stage_app
 
 app = stage_app("Weights of Segment Anything models: list, fetch, verify, and train the compact one.")
@@ -50,7 +51,7 @@ def verify(name: NameArgument, device: DeviceOption = "auto", scenes: ScenesOpti
         return
     annotators = weights_and_baselines(name, resolve_device(device))
     quality = held_out_quality(track(draw_held_out(), description="annotate", unit="scenes"), annotators)
-    columns = ("annotator", "density", "heads", "mean IoU in circle", "leaking", "fallback")
+    columns = "annotator", "density", "heads", "mean IoU in circle", "leaking", "fallback"
     table = Table(*columns, title="64 held-out scenes", title_justify="left")
     for annotator, groups in quality.items():
         for density, row in groups.items():
@@ -63,9 +64,7 @@ def verify(name: NameArgument, device: DeviceOption = "auto", scenes: ScenesOpti
 @fails_clearly
 def train_compact(
     out: Annotated[Path, typer.Option("--out", help="File to write.")] = find_weights("compact").path(),  # noqa: B008
-    steps: Annotated[
-        int, typer.Option("--steps", min=1, help="Optimiser steps of 4 scenes each.")
-    ] = PromptableOptions.steps,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of 4 scenes.")] = PromptableOptions.steps,
     seed: Annotated[
         int, typer.Option("--seed", min=0, help="Seed of scenes, prompts and first weights.")
     ] = PromptableOptions.seed,

@@ -35,6 +35,30 @@ class MarkedImage:
         return self.image.shape[0], self.image.shape[1]
 
 
+class Marks(Protocol):
+    """What is known of an image without its pixels: its size, heads and circles, as in :class:`MarkedImage`."""
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width, px."""
+
+    @property
+    def points_xy(self) -> NDArray[np.float64]:
+        """(N, 2) image pixels."""
+
+    @property
+    def radius_px(self) -> NDArray[np.float64]:
+        """(N,) image pixels."""
+
+    @property
+    def point_id(self) -> NDArray[np.int64]:
+        """(N,) ids."""
+
+    @property
+    def class_id(self) -> NDArray[np.int64]:
+        """(N,) classes."""
+
+
 class Annotator(Protocol):
     """Makes masks; the same input gives the same bytes."""
 

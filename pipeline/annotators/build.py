@@ -11,29 +11,44 @@ from pipeline.annotators.superpixel import SuperpixelAnnotator, SuperpixelOption
 from pipeline.annotators.truth import TruthAnnotator
 from pipeline.errors import PipelineError
 from pipeline.masks.store import MaskStore
-from pipeline.models.sam import load_sam
 
-METHODS = ("edp_sam", "superpixel", "disc", "truth")
+ANNOTATORS: dict[str, Any] = {
+    "edp_sam": EdpSamAnnotator,
+    "superpixel": SuperpixelAnnotator,
+    "disc": DiscAnnotator,
+    "truth": TruthAnnotator,
+}
 
 
 def build_annotator(
-    method: str, options: Any, *, weights: str, device: torch.device, truth: MaskStore | None
+    method: str,
+    options: Any,
+    *,
+    weights: str,
+    device: torch.device,
+    truth: MaskStore | None,
+    bf16: bool = False,
+    compiled: bool = False,
 ) -> Annotator:
     """Build the annotator called ``method``.
 
     Args:
-        method: One of :data:`METHODS`.
+        method: A key of :data:`ANNOTATORS`.
         options: Its options: EdpSamOptions, SuperpixelOptions, or anything for the methods that have none.
         weights: Name of the weights of ``edp_sam``.
         device: Where ``edp_sam`` runs.
         truth: True masks of the data set, if it has them, for ``truth``.
+        bf16: Whether ``edp_sam`` computes its network in bfloat16.
+        compiled: Whether its encoder is compiled.
 
     Raises:
         PipelineError: If the method is unknown, or what it needs is not there.
     """
     if method == "edp_sam":
+        from pipeline.models.sam import load_sam  # late: it takes seconds, and other methods need no network
+
         assert isinstance(options, EdpSamOptions)
-        return EdpSamAnnotator(load_sam(weights, device), options)
+        return EdpSamAnnotator(load_sam(weights, device, bf16=bf16, compiled=compiled), options)
     if method == "superpixel":
         assert isinstance(options, SuperpixelOptions)
         return SuperpixelAnnotator(options)
@@ -41,4 +56,4 @@ def build_annotator(
         return DiscAnnotator()
     if method == "truth":
         return TruthAnnotator(truth)
-    raise PipelineError(f"annotate.method: expected one of {', '.join(METHODS)}, got '{method}'")
+    raise PipelineError(f"annotate.method: expected one of {', '.join(ANNOTATORS)}, got '{method}'")

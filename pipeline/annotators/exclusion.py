@@ -1,23 +1,25 @@
 """Rules of the exclusion circle: score candidate masks, choose one, keep masks of one image apart.
 
-The method is EDP-SAM's (arXiv 2603.16241) as reconstructed in specification EDP-SAM §4. A candidate is a square of
-low-resolution logits; it is sampled bilinearly into its circle's window at image resolution and judged there.
+The method is EDP-SAM's (arXiv 2603.16241) as reconstructed in specification EDP-SAM §4. A candidate comes as the cells
+of low-resolution logits under its circle; it is sampled bilinearly into the circle's window at image resolution and
+judged there. No mask of the whole frame is ever made.
 """
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 
-from pipeline.geometry.tiles import Tile
 from pipeline.masks.rle import Window
 
 HEAD_TOLERANCE_PX = 2.0
 FLOOD_FILL, FLOOD_LEAK = 0.98, 0.5
+BLOCK_PX = 2048
+"""Side of the blocks in which contested pixels are settled; it bounds the memory, whatever the image's size."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +59,47 @@ class CircleWindows:
     Args:
         x0: (P,) int64 left edges, image pixels.
         y0: (P,) int64 top edges, image pixels.
-        inside: (P, h, w) bool, pixels of the image inside the circle.
-        near_head: (P, h, w) bool, those within two pixels of the head (at least the nearest one).
-        widths: (P,) int64 true width of each window.
-        heights: (P,) int64 true height of each window.
+        inside: (P, h, w) bool, pixels of the image inside the circle; every ``step``-th each way.
+        squared_px: (P, h, w) float64 squared distance to the centre, infinite in the padding.
+        widths: (P,) int64 true width of each window, in samples.
+        heights: (P,) int64 true height of each window, in samples.
+        step: Image pixels between two samples.
     """
 
     x0: Tensor
     y0: Tensor
     inside: Tensor
-    near_head: Tensor
+    squared_px: Tensor
     widths: Tensor
     heights: Tensor
+    step: int
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The candidate masks of P heads, C each: cells of low-resolution logits, and what was seen beyond them.
+
+    Args:
+        cells: (P, C, h, w) float32 logits, mask where above 0; padded to one size.
+        sizes_hw: (P, 2) int64 true size of each head's cells.
+        first_xy: (P, 2) float64 place of the first cell's centre, image pixels.
+        cell_px: (P,) float64 side of a cell, image pixels.
+        estimates: (P, C) float32 the network's own estimates of the IoU.
+        area_px: (P, C) float32 area of the whole mask, image pixels.
+        other_heads: (P, C) float32 number of other annotated heads that the whole mask covers.
+    """
+
+    cells: Tensor
+    sizes_hw: Tensor
+    first_xy: Tensor
+    cell_px: Tensor
+    estimates: Tensor
+    area_px: Tensor
+    other_heads: Tensor
+
+    def of(self, rows: NDArray[np.int64]) -> "Candidates":
+        """Choose heads."""
+        return Candidates(**{name: value[rows] for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -76,115 +107,121 @@ class Judged:
     """The best candidate of each head.
 
     Args:
+        best: (P,) int64 its number.
         rank: (P,) float32, minus infinity where every candidate was rejected.
-        logits: (P, h, w) float32 in the circle's window.
-        pred_iou: (P,) float32.
         stability: (P,) float32.
         leak_frac: (P,) float32, before the clip.
         area_px: (P,) float32, area of the whole mask before the clip, image pixels.
     """
 
+    best: Tensor
     rank: Tensor
-    logits: Tensor
-    pred_iou: Tensor
     stability: Tensor
     leak_frac: Tensor
     area_px: Tensor
 
+    def of(self, rows: NDArray[np.int64]) -> "Judged":
+        """Choose heads."""
+        return Judged(**{name: value[rows] for name, value in vars(self).items()})
 
-def circle_windows(points_xy: Tensor, radius_px: Tensor, size_hw: tuple[int, int]) -> CircleWindows:
+
+def circle_windows(points_xy: Tensor, radius_px: Tensor, size_hw: tuple[int, int], *, step: int = 1) -> CircleWindows:
     """Lay a window around each circle.
 
     Args:
         points_xy: (P, 2) float64, image pixels; a point may lie outside the image.
         radius_px: (P,) float64.
         size_hw: Height and width of the image.
+        step: Image pixels between two samples.
     """
     height, width = size_hw
     x, y = points_xy.unbind(1)
     left, top = (x - radius_px).floor().clamp(0, width - 1), (y - radius_px).floor().clamp(0, height - 1)
     right, bottom = (x + radius_px).ceil().clamp(0, width - 1), (y + radius_px).ceil().clamp(0, height - 1)
-    widths, heights = (right - left + 1).long(), (bottom - top + 1).long()
-    columns = left[:, None] + torch.arange(int(widths.max()), device=x.device)
-    rows = top[:, None] + torch.arange(int(heights.max()), device=x.device)
+    widths, heights = ((right - left) // step + 1).long(), ((bottom - top) // step + 1).long()
+    columns = left[:, None] + torch.arange(int(widths.max()), device=x.device) * step
+    rows = top[:, None] + torch.arange(int(heights.max()), device=x.device) * step
     squared = (columns[:, None, :] - x[:, None, None]).square() + (rows[:, :, None] - y[:, None, None]).square()
     valid = (columns <= right[:, None])[:, None, :] & (rows <= bottom[:, None])[:, :, None]
-    nearest = squared.masked_fill(~valid, torch.inf).amin((1, 2), keepdim=True)
-    near_head = valid & ((squared <= HEAD_TOLERANCE_PX**2) | (squared == nearest))
-    return CircleWindows(
-        left.long(), top.long(), valid & (squared <= radius_px.square()[:, None, None]), near_head, widths, heights
-    )
+    squared = squared.masked_fill(~valid, torch.inf)
+    inside = squared <= radius_px.square()[:, None, None]
+    return CircleWindows(left.long(), top.long(), inside, squared, widths, heights, step)
 
 
-def sample_windows(logits: Tensor, tile: Tile, windows: CircleWindows) -> Tensor:
-    """Sample low-resolution logits (P, C, G, G) of a tile bilinearly into windows at image resolution: (P, C, h, w)."""
+def sample_windows(candidates: Candidates, windows: CircleWindows, which: Tensor | None = None) -> Tensor:
+    """Sample the cells of P heads bilinearly into their windows.
+
+    Args:
+        candidates: The cells.
+        windows: The windows.
+        which: (P,) int64 the one candidate to sample of each head; all by default.
+
+    Returns:
+        (P, C, h, w) float32 logits, or (P, 1, h, w).
+    """
+    cells = candidates.cells
+    if which is not None:
+        cells = cells[torch.arange(len(cells), device=cells.device), which][:, None]
+    rows, columns = cells.shape[2:]
     h, w = windows.inside.shape[1:]
-    # Pixel x of the image lies at this share of the tile's side; grid_sample counts from -1 to 1 between outer edges.
-    x = ((windows.x0[:, None] + torch.arange(w, device=logits.device)) - tile.x0 + 0.5) / tile.side_px
-    y = ((windows.y0[:, None] + torch.arange(h, device=logits.device)) - tile.y0 + 0.5) / tile.side_px
-    grid = torch.stack([(2 * x - 1)[:, None, :].expand(-1, h, -1), (2 * y - 1)[:, :, None].expand(-1, -1, w)], dim=-1)
-    return F.grid_sample(logits, grid.to(logits.dtype), mode="bilinear", padding_mode="border", align_corners=False)
+
+    def place(start: Tensor, length: int, axis: int, size: int) -> Tensor:
+        """Cell coordinates of samples, held within the head's own cells, from -1 to 1 between the outer centres."""
+        pixels = start[:, None] + torch.arange(length, device=cells.device) * windows.step
+        at = (pixels - candidates.first_xy[:, axis, None]) / candidates.cell_px[:, None]
+        last = candidates.sizes_hw[:, 1 - axis, None] - 1
+        return torch.minimum(at.clamp(min=0), last) * (2 / max(size - 1, 1)) - 1
+
+    x, y = place(windows.x0, w, 0, columns), place(windows.y0, h, 1, rows)
+    grid = torch.stack([x[:, None, :].expand(-1, h, -1), y[:, :, None].expand(-1, -1, w)], dim=-1)
+    return F.grid_sample(cells, grid.to(cells.dtype), mode="bilinear", padding_mode="border", align_corners=True)
 
 
 def judge(
-    logits: Tensor,
-    estimates: Tensor,
+    candidates: Candidates,
     windows: CircleWindows,
-    tile: Tile,
-    own: Tensor,
-    heads_xy: Tensor,
-    size_hw: tuple[int, int],
+    near_head: CircleWindows,
     options: ExclusionOptions,
     *,
     exclusive: bool = True,
 ) -> Judged:
-    """Rank the candidates of each head and keep the best (specification EDP-SAM §4).
+    """Rank the candidates of each head and keep the best, the first among equals (specification EDP-SAM §4).
 
     Args:
-        logits: (P, C, G, G) low-resolution logits.
-        estimates: (P, C) the model's IoU estimates.
-        windows: Windows of the P circles.
-        tile: Where the logits lie in the image.
-        own: (P,) int64, row of each head in ``heads_xy``.
-        heads_xy: (K, 2) float64, all annotated heads in the tile, image pixels.
-        size_hw: Height and width of the image.
+        candidates: C candidates of each of P heads.
+        windows: Windows of the P circles; shares and areas are taken on their samples.
+        near_head: Windows of circles of :data:`HEAD_TOLERANCE_PX` around the heads, of step 1.
         options: Weights and bounds.
         exclusive: False ranks by the model's estimate and stability alone (for ablations).
     """
-    sampled = sample_windows(logits, tile, windows)
-    inside = windows.inside[:, None]
-    in_circle = ((sampled > 0) & inside).sum((2, 3)).float()
-    total = torch.maximum(_area(logits, tile, size_hw), in_circle)
+    sampled = sample_windows(candidates, windows)
+    inside, sample_px = windows.inside[:, None], windows.step**2
+    in_circle = ((sampled > 0) & inside).sum((2, 3)).float() * sample_px
+    total = torch.maximum(candidates.area_px, in_circle)
     leak = 1 - in_circle / total.clamp(min=1)
     stability = _stability(sampled, inside, options.stability_delta)
-    fill = in_circle / windows.inside.sum((1, 2)).clamp(min=1)[:, None]
-    holds_head = ((sampled > 0) & windows.near_head[:, None]).any(3).any(2)
-    rank = estimates * stability
-    rejected = ~holds_head | (in_circle < options.min_area_px)
+    fill = in_circle / (windows.inside.sum((1, 2)).clamp(min=1)[:, None] * sample_px)
+    rank = candidates.estimates * stability
+    rejected = ~_holds_head(candidates, near_head) | (in_circle < options.min_area_px)
     if exclusive:
-        rank = (
-            rank * torch.exp(-options.kappa * _other_heads(logits, tile, own, heads_xy)) * (1 - leak) ** options.gamma
-        )
+        rank = rank * torch.exp(-options.kappa * candidates.other_heads) * (1 - leak) ** options.gamma
         rejected |= (fill > FLOOD_FILL) & (leak > FLOOD_LEAK)
     rank = rank.masked_fill(rejected, -torch.inf)
     best = rank.argmax(1, keepdim=True)
-    pick = best[:, :, None, None].expand(-1, 1, *sampled.shape[2:])
     return Judged(
+        best=best[:, 0],
         rank=rank.gather(1, best)[:, 0],
-        logits=sampled.gather(1, pick)[:, 0],
-        pred_iou=estimates.gather(1, best)[:, 0],
         stability=stability.gather(1, best)[:, 0],
         leak_frac=leak.gather(1, best)[:, 0],
         area_px=total.gather(1, best)[:, 0],
     )
 
 
-def _area(logits: Tensor, tile: Tile, size_hw: tuple[int, int]) -> Tensor:
-    """Mask area in image pixels from the low-resolution logits, without the tile's padding: (P, C)."""
-    cell_px = tile.side_px / logits.shape[-1]
-    rows = min(logits.shape[-2], int(np.ceil((size_hw[0] - tile.y0) / cell_px)))
-    columns = min(logits.shape[-1], int(np.ceil((size_hw[1] - tile.x0) / cell_px)))
-    return (logits[:, :, :rows, :columns] > 0).sum((2, 3)).float() * cell_px**2
+def _holds_head(candidates: Candidates, near_head: CircleWindows) -> Tensor:
+    """Whether a mask covers a pixel within two pixels of its head, or the nearest one: (P, C) bool."""
+    squared = near_head.squared_px
+    near = near_head.inside | (squared == squared.amin((1, 2), keepdim=True))
+    return ((sample_windows(candidates, near_head) > 0) & near[:, None]).any(3).any(2)
 
 
 def _stability(sampled: Tensor, inside: Tensor, delta: float) -> Tensor:
@@ -193,32 +230,20 @@ def _stability(sampled: Tensor, inside: Tensor, delta: float) -> Tensor:
     return strict / lax.clamp(min=1)
 
 
-def _other_heads(logits: Tensor, tile: Tile, own: Tensor, heads_xy: Tensor) -> Tensor:
-    """Count the other heads under each mask: (P, C) float."""
-    grid = ((heads_xy - heads_xy.new_tensor([tile.x0, tile.y0]) + 0.5) / tile.side_px * 2 - 1).to(logits.dtype)
-    at_heads = F.grid_sample(
-        logits,
-        grid[None, None].expand(len(logits), -1, -1, -1),
-        mode="bilinear",
-        padding_mode="border",
-        align_corners=False,
-    )[:, :, 0]
-    covered = at_heads > 0
-    # A head at the same place is the same head marked twice, not another one.
-    same_place = (heads_xy[own][:, None] == heads_xy[None]).all(2)
-    return (covered & ~same_place[:, None]).sum(2).float()
-
-
 def head_component(mask: NDArray[np.bool_], x: float, y: float, *, fill_holes: bool) -> NDArray[np.bool_]:
     """Keep the 4-connected component that is nearest to (x, y) in the window, and fill its holes if asked to."""
     if not mask.any():
         return mask
-    labels, count = ndimage.label(mask)
-    if count > 1:
+    count, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=4)
+    if count > 2:
         rows, columns = np.nonzero(mask)
         nearest = np.argmin((columns - x) ** 2 + (rows - y) ** 2)
         mask = labels == labels[rows[nearest], columns[nearest]]
-    return np.asarray(ndimage.binary_fill_holes(mask), bool) if fill_holes else np.asarray(mask, bool)
+    if fill_holes:
+        around = cv2.copyMakeBorder((~mask).view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
+        _, labels = cv2.connectedComponents(around, connectivity=4)
+        mask = labels[1:-1, 1:-1] != labels[0, 0]
+    return np.asarray(mask, bool)
 
 
 def keep_apart(
@@ -240,26 +265,59 @@ def keep_apart(
     Returns:
         Disjoint masks in the same windows, each one component that holds or is nearest to its head.
     """
-    best = np.full(size_hw, -np.inf, np.float32)
-    best_distance = np.full(size_hw, np.inf, np.float32)
-    owner = np.full(size_hw, -1, np.int32)
-    for row, (window, value) in enumerate(zip(windows, strength, strict=True)):
-        here = _slices(window)
-        y, x = np.ogrid[here]
+    apart = [np.zeros(window.mask.shape, bool) for window in windows]
+    starts = np.array([[window.x0, window.y0] for window in windows]).reshape(-1, 2)
+    ends = starts + np.array([window.mask.shape[::-1] for window in windows]).reshape(-1, 2)
+    for top in range(0, size_hw[0], BLOCK_PX):
+        for left in range(0, size_hw[1], BLOCK_PX):
+            corner = np.array([left, top])
+            rows = np.flatnonzero((starts < corner + BLOCK_PX).all(1) & (ends > corner).all(1))
+            shape = min(BLOCK_PX, size_hw[0] - top), min(BLOCK_PX, size_hw[1] - left)
+            _settle_block(windows, strength, points_xy, radius_px, rows, corner, shape, apart)
+    return [
+        Window(head_component(mask, float(x - window.x0), float(y - window.y0), fill_holes=False), window.x0, window.y0)
+        for mask, window, (x, y) in zip(apart, windows, points_xy, strict=True)
+    ]
+
+
+def _settle_block(
+    windows: list[Window],
+    strength: list[NDArray[np.float32]],
+    points_xy: NDArray[np.float64],
+    radius_px: NDArray[np.float64],
+    rows: NDArray[np.int64],
+    corner_xy: NDArray[np.int64],
+    shape: tuple[int, int],
+    apart: list[NDArray[np.bool_]],
+) -> None:
+    """Settle the pixels of one block of the image among the windows ``rows`` that reach into it, into ``apart``."""
+    best = np.full(shape, -np.inf, np.float32)
+    best_distance = np.full(shape, np.inf, np.float32)
+    owner = np.full(shape, -1, np.int32)
+    left, top = (int(value) for value in corner_xy)
+    parts = {row: _overlap(windows[row], left, top, shape) for row in rows.tolist()}
+    for row, (here, part) in parts.items():
+        y, x = np.ogrid[top + here[0].start : top + here[0].stop, left + here[1].start : left + here[1].stop]
         distance = (np.hypot(x - points_xy[row, 0], y - points_xy[row, 1]) / radius_px[row]).astype(np.float32)
-        wins = window.mask & ((value > best[here]) | ((value == best[here]) & (distance < best_distance[here])))
+        value = strength[row][part]
+        wins = windows[row].mask[part] & (
+            (value > best[here]) | ((value == best[here]) & (distance < best_distance[here]))
+        )
         best[here][wins], best_distance[here][wins], owner[here][wins] = value[wins], distance[wins], row
-    apart = []
-    for row, window in enumerate(windows):
-        mask = owner[_slices(window)] == row
-        x, y = points_xy[row] - [window.x0, window.y0]
-        apart.append(Window(head_component(mask, x, y, fill_holes=False), window.x0, window.y0))
-    return apart
+    for row, (here, part) in parts.items():
+        apart[row][part] = owner[here] == row
 
 
-def _slices(window: Window) -> tuple[slice, slice]:
+Slices = tuple[slice, slice]
+
+
+def _overlap(window: Window, left: int, top: int, shape: tuple[int, int]) -> tuple[Slices, Slices]:
+    """Where a window and a block meet: as slices of the block, and as slices of the window."""
     height, width = window.mask.shape
-    return slice(window.y0, window.y0 + height), slice(window.x0, window.x0 + width)
+    y0, y1 = max(window.y0, top), min(window.y0 + height, top + shape[0])
+    x0, x1 = max(window.x0, left), min(window.x0 + width, left + shape[1])
+    block = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
+    return block, (slice(y0 - window.y0, y1 - window.y0), slice(x0 - window.x0, x1 - window.x0))
 
 
 def disc_window(x: float, y: float, radius_px: float, size_hw: tuple[int, int]) -> Window:

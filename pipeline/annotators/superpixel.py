@@ -77,21 +77,21 @@ class _Segments:
         self.color = (
             np.stack([np.bincount(flat, lab[:, c], count) for c in range(3)], 1) / np.maximum(self.area, 1)[:, None]
         )
-        pairs = np.concatenate(
-            [_neighbors(self.labels[:, :-1], self.labels[:, 1:]), _neighbors(self.labels[:-1], self.labels[1:])]
-        )
-        pairs = np.unique(np.concatenate([pairs, pairs[:, ::-1]]), axis=0)
-        self._adjacent = pairs[:, 1]
-        self._start = np.searchsorted(pairs[:, 0], np.arange(count + 1))
+        beside = _touching(self.labels[:, :-1], self.labels[:, 1:]), _touching(self.labels[:-1], self.labels[1:])
+        first, second = np.concatenate(beside, axis=1)
+        pairs = np.unique(np.concatenate([first * count + second, second * count + first]))
+        self._adjacent = pairs % count
+        self._start = np.searchsorted(pairs // count, np.arange(count + 1))
 
     def adjacent(self, segment: int) -> NDArray[np.int64]:
         """Segments that touch one."""
         return np.asarray(self._adjacent[self._start[segment] : self._start[segment + 1]])
 
 
-def _neighbors(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+def _touching(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Segments on both sides of each border between neighbouring pixels: (2, B)."""
     differ = first != second
-    return np.unique(np.stack([first[differ], second[differ]], 1), axis=0)
+    return np.stack([first[differ], second[differ]])
 
 
 def grow_regions(marked: MarkedImage, options: SuperpixelOptions) -> Regions:
@@ -124,7 +124,9 @@ def grow_regions(marked: MarkedImage, options: SuperpixelOptions) -> Regions:
         patch = segments.labels[np.ix_(small_rows, small_columns)]
         head = int(np.clip(round(y) - disc.y0, 0, len(rows) - 1)), int(np.clip(round(x) - disc.x0, 0, len(columns) - 1))
         grown, share = _grow(segments, patch, disc.mask, int(patch[head]), float(ratio.prod()), options)
-        mask = head_component(np.isin(patch, grown) & disc.mask, x - disc.x0, y - disc.y0, fill_holes=True) & disc.mask
+        chosen = np.zeros(len(segments.area), bool)
+        chosen[grown] = True
+        mask = head_component(chosen[patch] & disc.mask, x - disc.x0, y - disc.y0, fill_holes=True) & disc.mask
         windows.append(Window(mask, disc.x0, disc.y0))
         inside.append(share)
         boxes.append(_box(windows[-1], x, y))
@@ -140,7 +142,9 @@ def _grow(
     options: SuperpixelOptions,
 ) -> tuple[list[int], float]:
     """Take in adjacent, alike segments until none is left; give them and their share inside the circle."""
-    found, counts = np.unique(patch[disc], return_counts=True)
+    per_segment = np.bincount(patch[disc])
+    found = np.flatnonzero(per_segment)
+    counts = per_segment[found]
     share = dict(
         zip(found.tolist(), np.minimum(1.0, counts * small_per_px / segments.area[found]).tolist(), strict=True)
     )

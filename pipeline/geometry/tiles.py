@@ -9,8 +9,12 @@ from scipy.spatial import KDTree
 NEIGHBORS = 9
 """Heads over which the local median radius is taken, so that one odd circle does not call for a tile of its own."""
 
-RADII_PER_SIDE = 4.0
-"""A tile's side is at least this many radii of each head it owns, so that the model sees beyond the circle."""
+RADII_PER_SIDE = 6.0
+"""A tile's side is at least this many radii of each head it owns: the model sees beyond the circle, and neighbouring
+tiles, which overlap by two radii, do not cover the image many times over."""
+
+SCALES_PER_OCTAVE = 2
+"""So many sides from one to its half: with halves alone a tile would be magnified twice as much as wanted at worst."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,8 @@ def plan_tiles(
 ) -> list[Tile]:
     """Cover all heads with tiles whose scale fits the circles around them (specification EDP-SAM §2).
 
-    Sides are the image's longer side halved 0, 1, 2, … times, down to the side at which the greatest magnification is
-    reached. A head goes to the largest at which the median radius around it measures ``min_radius_model_px`` in the
+    Sides are the image's longer side divided by 1, √2, 2, 2√2, …, down to the side at which the greatest magnification
+    is reached. A head goes to the largest at which the median radius around it measures ``min_radius_model_px`` in the
     model's input; so uneven density gets tiles of several scales. Neighbouring tiles of one side overlap by twice the
     largest radius there (at most half a tile), and a head belongs to the tile that holds its circle, or most of it,
     and whose centre is nearest.
@@ -66,9 +70,9 @@ def plan_tiles(
     _, nearest = KDTree(points_xy).query(points_xy, k=np.arange(1, neighbors + 1))
     local_radius = np.median(radius_px[nearest], axis=1)
     finest = int(np.ceil(model_px / max_magnification))
-    for_scale = np.ceil(np.log2(longest * min_radius_model_px / (model_px * local_radius)) - 1e-9)
-    for_circle = np.floor(np.log2(longest / (RADII_PER_SIDE * radius_px)) + 1e-9)
-    halvings = np.maximum(np.minimum(for_scale, for_circle), 0)
+    for_scale = np.ceil(SCALES_PER_OCTAVE * np.log2(longest * min_radius_model_px / (model_px * local_radius)) - 1e-9)
+    for_circle = np.floor(SCALES_PER_OCTAVE * np.log2(longest / (RADII_PER_SIDE * radius_px)) + 1e-9)
+    halvings = np.maximum(np.minimum(for_scale, for_circle), 0) / SCALES_PER_OCTAVE
     sides = np.maximum(np.ceil(longest / 2**halvings), finest).astype(np.int64)
     tiles: list[Tile] = []
     for side in np.unique(sides)[::-1]:

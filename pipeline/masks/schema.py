@@ -148,3 +148,27 @@ def table_to_instances(table: pa.Table, size_hw: tuple[int, int]) -> Instances:
         status=np.array(table.column("status").to_pylist(), dtype=np.str_),
         **{name: numbers(name) for name in ("point_id", "class_id", "radius_px", "area_px", "round", *SCORE_COLUMNS)},
     )
+
+
+def instances_to_bytes(instances: Instances) -> bytes:
+    """Write the rows of one image as an Arrow stream, for :func:`instances_from_bytes`."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, ROW_SCHEMA, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_batch(instances_to_batch("", instances))
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def instances_from_bytes(data: bytes, size_hw: tuple[int, int]) -> Instances:
+    """Read the rows of one image of ``size_hw`` pixels that :func:`instances_to_bytes` wrote.
+
+    Raises:
+        PipelineError: If they are something else.
+    """
+    try:
+        with pa.ipc.open_stream(data) as reader:
+            return table_to_instances(reader.read_all(), size_hw)
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        raise PipelineError(
+            f"a cached result cannot be read ({error}); clear the cache: python -m stages.cache gc --limit 0"
+        ) from error

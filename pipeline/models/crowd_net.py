@@ -45,7 +45,7 @@ class CrowdNetOptions:
     width: int = 64
     mask_width: int = 64
     embed_dim: int = 16
-    prior_prob: float = 0.01
+    prior_prob: float = 0.05
 
     def __post_init__(self) -> None:
         """Refuse sizes that no network can have."""

@@ -31,8 +31,8 @@ class CropOptions:
         flip_prob: Probability of a left-right flip. Published: 0.5.
     """
 
-    size_px: int = 192
-    batch: int = 8
+    size_px: int = 128
+    batch: int = 4
     scale_min: float = 0.7
     scale_max: float = 1.3
     flip_prob: float = 0.5
@@ -100,7 +100,7 @@ class LoopOptions:
 
     ema_decay: float = 0.99
     clip_norm: float = 5.0
-    evaluate_every: int = 25
+    evaluate_every: int = 60
     choose_from_frac: float = 0.5
     checkpoint_every: int = 50
     log_every: int = 5
@@ -204,10 +204,10 @@ class WarmupOptions:
         labeled_colors: Changes of colour of the labelled crops. Published: none.
     """
 
-    count: PhaseOptions = field(default_factory=lambda: PhaseOptions(steps=250))
-    mask: PhaseOptions = field(default_factory=lambda: PhaseOptions(steps=75))
-    crops: CropOptions = field(default_factory=CropOptions)
-    loop: LoopOptions = field(default_factory=LoopOptions)
+    count: PhaseOptions = field(default_factory=lambda: PhaseOptions(steps=1100))
+    mask: PhaseOptions = field(default_factory=lambda: PhaseOptions(steps=120))
+    crops: CropOptions = field(default_factory=lambda: CropOptions(batch=3))
+    loop: LoopOptions = field(default_factory=lambda: LoopOptions(evaluate_every=100))
     exclusivity: ExclusivityOptions = field(default_factory=ExclusivityOptions)
     labeled_colors: ColorOptions = field(default_factory=few_labels_colors)
 
@@ -330,10 +330,10 @@ class RetrainOptions:
 
     teacher: Literal["stored", "ema"] = "stored"
     count: PhaseOptions = field(
-        default_factory=lambda: PhaseOptions(steps=120, learning_rate=3e-4, encoder_learning_rate=3e-4)
+        default_factory=lambda: PhaseOptions(steps=240, learning_rate=3e-4, encoder_learning_rate=3e-4)
     )
-    mask: PhaseOptions = field(default_factory=lambda: PhaseOptions(steps=60))
-    constraint: PhaseOptions = field(default_factory=lambda: PhaseOptions(steps=20, learning_rate=2e-5))
+    mask: PhaseOptions = field(default_factory=lambda: PhaseOptions(steps=100))
+    constraint: PhaseOptions = field(default_factory=lambda: PhaseOptions(steps=30, learning_rate=2e-5))
     w_fg: float = 0.005
     w_bg: float = 0.05
     crops: CropOptions = field(default_factory=CropOptions)

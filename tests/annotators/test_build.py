@@ -4,7 +4,7 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 
-from pipeline.annotators.build import METHODS, build_annotator
+from pipeline.annotators.build import ANNOTATORS, build_annotator
 from pipeline.annotators.edp_sam import EdpSamAnnotator, EdpSamOptions
 from pipeline.annotators.superpixel import SuperpixelOptions
 from pipeline.errors import PipelineError
@@ -24,17 +24,17 @@ def test_methods_without_weights(method, options) -> None:
 def test_edp_sam_gets_the_named_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def load(name, device):
-        asked.append((name, device))
+    def load(name, device, **numerics):
+        asked.append((name, device, numerics))
         return DiscModel()
 
-    monkeypatch.setattr("pipeline.annotators.build.load_sam", load)
+    monkeypatch.setattr("pipeline.models.sam.load_sam", load)
     options = EdpSamOptions(prompts=("box",))
     annotator = build_annotator("edp_sam", options, weights="vit_l", device=CPU, truth=None)
     assert isinstance(annotator, EdpSamAnnotator)
     assert annotator.options is options
     assert annotator.weights_sha256 == DiscModel.weights_sha256
-    assert asked == [("vit_l", CPU)]
+    assert asked == [("vit_l", CPU, {"bf16": False, "compiled": False})]
 
 
 def test_truth_without_true_masks_is_refused() -> None:
@@ -54,4 +54,4 @@ def test_missing_weights_name_their_place(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_params_know_the_same_methods() -> None:
-    assert get_args(get_type_hints(AnnotateParams)["method"]) == METHODS
+    assert get_args(get_type_hints(AnnotateParams)["method"]) == tuple(ANNOTATORS)

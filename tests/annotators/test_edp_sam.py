@@ -4,18 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.annotators.edp_sam import (
-    CHUNK,
-    EdpSamAnnotator,
-    EdpSamOptions,
-    cut_tile,
-    nearest_others,
-    to_model_xy,
-)
+from pipeline.annotators.edp_sam import EdpSamAnnotator, EdpSamOptions
 from pipeline.annotators.exclusion import ExclusionOptions
-from pipeline.annotators.superpixel import grow_regions
-from pipeline.geometry.tiles import Tile
-from tests.annotators.fake_model import SIDE_PX, DiscModel, circle_masks, full_masks, mark
+from tests.annotators.fake_model import DiscModel, circle_masks, full_masks, mark
 
 HEAD_ONLY = EdpSamOptions(prompts=("head",))
 
@@ -178,89 +169,12 @@ def test_the_same_input_gives_the_same_rows() -> None:
     assert set(first.source.tolist()) <= {"head", "superpixel", "box", "fallback"}
 
 
-def test_each_kind_gets_its_boxes_in_the_models_pixels() -> None:
-    image = np.zeros((32, 32, 3), np.uint8)
-    image[10:20, 6:18] = (250, 200, 30)
-    marked = mark([[11.0, 14.0]], (32, 32), radius_px=[8.0], image=image)
-    model = DiscModel()
-    annotate(marked, model, EdpSamOptions(prompts=("head", "superpixel", "box")))
-    (point, none, _), (same, superpixel, _), (again, square, _) = model.calls
-    assert none is None
-    assert torch.equal(point, same)
-    assert torch.equal(point, again)
-    assert point[0].tolist() == [22.5, 28.5]  # 32 px fill the model's 64
-    assert square[0].tolist() == [(11 - 8) * 2 + 0.5, (14 - 8) * 2 + 0.5, (11 + 8) * 2 + 0.5, (14 + 8) * 2 + 0.5]
-    region = grow_regions(marked, EdpSamOptions().superpixel).boxes_xyxy[0]
-    assert superpixel[0].tolist() == (region * 2 + 0.5).tolist()
-
-
-def test_chunk_sizes_depend_on_the_heads_alone() -> None:
-    rng = np.random.default_rng(0)
-    marked = mark(rng.uniform(0, 63, (CHUNK + 3, 2)))
-    model, again = DiscModel(), DiscModel()
-    annotate(marked, model)
-    annotate(marked, again)
-    sizes = [len(points) for points, _, _ in model.calls]
-    assert max(sizes) <= CHUNK
-    assert sum(sizes) == CHUNK + 3
-    assert sizes == [len(points) for points, _, _ in again.calls]
-
-
 def test_rows_do_not_depend_on_what_else_is_in_the_chunk() -> None:
     marked = mark([[20.0, 20.0], [44.0, 44.0]], radius_px=[10.0, 16.0])
     both = full_masks(annotate(marked))
     for row in range(2):
         alone = mark(marked.points_xy[[row]], radius_px=marked.radius_px[[row]])
         np.testing.assert_array_equal(full_masks(annotate(alone))[0], both[row])
-
-
-def test_negatives_are_the_nearest_heads_elsewhere() -> None:
-    points_xy = np.array([[0.0, 0.0], [3.0, 0.0], [0.0, 5.0], [3.0, 0.0], [50.0, 50.0]])
-    found = nearest_others(points_xy, np.array([3.0, 1.0, 3.0, 2.0, 3.0]), 2)
-    np.testing.assert_array_equal(found[0], [[3, 0], [0, 5]])
-    np.testing.assert_array_equal(found[1], np.full((2, 2), np.nan))
-    np.testing.assert_array_equal(found[2], [[0, 0], [3, 0]])
-    np.testing.assert_array_equal(found[3], [[0, 0], [np.nan, np.nan]])
-    assert np.isnan(found[4]).all()
-
-
-def test_negatives_go_with_head_prompts_only() -> None:
-    model = DiscModel()
-    annotate(mark([[20.0, 20.0], [30.0, 20.0]]), model, EdpSamOptions(prompts=("head", "box"), negatives=2))
-    (points, _, negatives), (_, _, none) = model.calls
-    assert none is None
-    assert negatives.shape == (2, 2, 2)
-    assert negatives[0, 0].tolist() == points[1].tolist()
-    assert negatives[1, 0].tolist() == points[0].tolist()
-    assert negatives[:, 1].isnan().all()
-
-
-@pytest.mark.parametrize(
-    ("tile", "size_hw", "shown"),
-    [
-        (Tile(0, 0, 40, np.arange(0)), (40, 40), (64, 64)),
-        (Tile(8, 16, 16, np.arange(0)), (40, 40), (64, 64)),
-        (Tile(0, 0, 40, np.arange(0)), (20, 40), (32, 64)),
-        (Tile(0, 0, 200, np.arange(0)), (200, 100), (64, 32)),
-        (Tile(0, 0, 64, np.arange(0)), (1, 1), (1, 1)),
-    ],
-)
-def test_cut_tile_scales_and_pads(tile, size_hw, shown) -> None:
-    image = np.zeros((*size_hw, 3), np.uint8)
-    image[...] = np.array([10, 20, 30], np.uint8)
-    mean = torch.tensor([100.0, 110.0, 120.0]).view(3, 1, 1)
-    cut = cut_tile(image, tile, SIDE_PX, mean)
-    assert cut.shape == (3, SIDE_PX, SIDE_PX)
-    for channel in range(3):
-        assert (cut[channel, : shown[0], : shown[1]] == 10 * (channel + 1)).all()
-        assert (cut[channel, shown[0] :] == 100 + 10 * channel).all()
-        assert (cut[channel, :, shown[1] :] == 100 + 10 * channel).all()
-
-
-def test_to_model_xy_keeps_pixel_centres() -> None:
-    tile = Tile(10, 20, 32, np.arange(0))
-    given_xy = np.array([[10.0, 20.0], [9.5, 19.5], [41.0, 51.0], [41.5, 51.5], [-90.0, 900.0]])
-    assert to_model_xy(given_xy, tile, 64).tolist() == [[0.5, 0.5], [0, 0], [62.5, 62.5], [63, 63], [0, 63]]
 
 
 @pytest.mark.parametrize(
@@ -271,7 +185,7 @@ def test_to_model_xy_keeps_pixel_centres() -> None:
         ({"prompts": ("points",)}, "got \\['points'\\]"),
         ({"min_radius_model_px": -1.0}, "min_radius_model_px must be"),
         ({"max_magnification": 0.5}, "max_magnification must be"),
-        ({"negatives": -1}, "negatives must be"),
+        ({"negatives": -2}, "negatives must be"),
     ],
 )
 def test_options_refuse_values_out_of_range(options, message) -> None:

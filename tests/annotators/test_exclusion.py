@@ -7,19 +7,39 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline.annotators.exclusion import (
+    Candidates,
     CircleWindows,
     ExclusionOptions,
     circle_windows,
     disc_window,
-    head_component,
     judge,
-    keep_apart,
     sample_windows,
 )
+from pipeline.annotators.prompting import mask_area, other_heads
+from pipeline.annotators.proposals import cell_spans, crop_cells
 from pipeline.geometry.tiles import Tile
-from pipeline.masks.rle import Window
 
 GRID = 16
+
+
+def crop(logits, tile: Tile, points_xy, radius_px, heads_xy, own, estimates, size_hw) -> Candidates:
+    """What the network's part keeps of whole low-resolution logits, here without rounding to sixteenths."""
+    spans = cell_spans(points_xy, radius_px, tile, logits.shape[-1], size_hw)
+    cell_px = tile.side_px / logits.shape[-1]
+    return Candidates(
+        cells=crop_cells(logits, spans),
+        sizes_hw=torch.from_numpy(spans.sizes_hw.copy()),
+        first_xy=torch.from_numpy([tile.x0, tile.y0] - np.array(0.5) + (spans.first_xy + 0.5) * cell_px),
+        cell_px=torch.full((len(logits),), cell_px, dtype=torch.float64),
+        estimates=estimates,
+        area_px=mask_area(logits, tile, size_hw),
+        other_heads=other_heads(logits, tile, own, heads_xy),
+    )
+
+
+def near_windows(points_xy, size_hw) -> CircleWindows:
+    """The two pixels around each head."""
+    return circle_windows(torch.from_numpy(points_xy), torch.full((len(points_xy),), 2.0).double(), size_hw)
 
 
 def bilinear(cells, tile: Tile, x: float, y: float) -> float:
@@ -89,13 +109,9 @@ def test_judge_agrees_with_the_plain_form(seed, exclusive, steepness) -> None:
     estimates = torch.from_numpy(rng.uniform(0, 1, (3, 3))).float()
     options = ExclusionOptions(kappa=0.7, gamma=0.5)
     judged = judge(
-        logits,
-        estimates,
+        crop(logits, tile, heads[:3], radii, torch.from_numpy(heads), torch.arange(3), estimates, size_hw),
         circle_windows(torch.from_numpy(heads[:3]), torch.from_numpy(radii), size_hw),
-        tile,
-        torch.arange(3),
-        torch.from_numpy(heads),
-        size_hw,
+        near_windows(heads[:3], size_hw),
         options,
         exclusive=exclusive,
     )
@@ -123,23 +139,48 @@ def test_judge_agrees_with_the_plain_form(seed, exclusive, steepness) -> None:
         assert float(judged.rank[row]) == pytest.approx(rank, abs=1e-5)
         second = sorted((one[0] for one in rows), reverse=True)[1]
         if rank - second > 1e-4:
-            assert float(judged.pred_iou[row]) == pytest.approx(float(estimates[row, best]))
+            assert int(judged.best[row]) == best
             assert float(judged.stability[row]) == pytest.approx(stability, abs=1e-5)
             assert float(judged.leak_frac[row]) == pytest.approx(leak, abs=1e-5)
             assert float(judged.area_px[row]) == pytest.approx(total, rel=1e-5)
 
 
+def test_coarser_samples_judge_alike() -> None:
+    """Where a cell spans many pixels, every third pixel tells as much as each one."""
+    rng = np.random.default_rng(3)
+    tile, size_hw = Tile(0, 0, 192, np.arange(0)), (192, 192)
+    heads = rng.uniform(40, 150, (20, 2))
+    radii = rng.uniform(25, 40, 20)
+    coarse = torch.from_numpy(rng.normal(0.5, 2, (20, 3, 5, 5)))
+    logits = torch.nn.functional.interpolate(coarse, size=(GRID, GRID), mode="bicubic").float()
+    heads_xy, estimates = torch.from_numpy(heads), torch.from_numpy(rng.uniform(0.5, 1, (20, 3))).float()
+    candidates = crop(logits, tile, heads, radii, heads_xy, torch.arange(20), estimates, size_hw)
+    fine, third = (
+        judge(
+            candidates,
+            circle_windows(heads_xy, torch.from_numpy(radii), size_hw, step=step),
+            near_windows(heads, size_hw),
+            ExclusionOptions(),
+        )
+        for step in (1, 3)
+    )
+    torch.testing.assert_close(third.rank, fine.rank, rtol=0.03, atol=0.005)
+    same = fine.best == third.best
+    assert same.sum() >= 19  # two candidates of equal rank may change places
+    torch.testing.assert_close(third.stability[same], fine.stability[same], rtol=0.03, atol=0.01)
+    torch.testing.assert_close(third.leak_frac[same], fine.leak_frac[same], rtol=0, atol=0.02)
+
+
 def one_judged(logits, *, heads=((10.0, 10.0),), radius=4.0, estimate=0.8, size_hw=(32, 32), **options):
     exclusive = options.pop("exclusive", True)
     heads_xy = torch.tensor(heads, dtype=torch.float64)
+    whole = torch.as_tensor(logits, dtype=torch.float32)[None, None]
+    tile, own = Tile(0, 0, 32, np.arange(0)), torch.tensor([0])
+    first = heads_xy[:1].numpy()
     return judge(
-        torch.as_tensor(logits, dtype=torch.float32)[None, None],
-        torch.tensor([[estimate]]),
+        crop(whole, tile, first, np.array([radius]), heads_xy, own, torch.tensor([[estimate]]), size_hw),
         circle_windows(heads_xy[:1], torch.tensor([radius], dtype=torch.float64), size_hw),
-        Tile(0, 0, 32, np.arange(0)),
-        torch.tensor([0]),
-        heads_xy,
-        size_hw,
+        near_windows(first, size_hw),
         ExclusionOptions(**options),
         exclusive=exclusive,
     )
@@ -206,14 +247,18 @@ def test_a_linear_ramp_is_sampled_exactly(grid, side, corner) -> None:
     cells = (np.arange(grid) + 0.5) * side / grid - 0.5  # their centres, in pixels of the tile
     ramp = 2.0 * (cells[None] + tile.x0) - 3.0 * (cells[:, None] + tile.y0) + 1.0
     middle = np.array([[tile.x0 + side / 2, tile.y0 + side / 2], [tile.x0 + side / 2 - 2.25, tile.y0 + side / 2]])
-    windows = circle_windows(torch.from_numpy(middle), torch.tensor([5.0, 3.2]).double(), (200, 200))
+    radii = np.array([5.0, 3.2])
+    windows = circle_windows(torch.from_numpy(middle), torch.from_numpy(radii), (200, 200))
     logits = torch.from_numpy(ramp).float().expand(2, 3, grid, grid)
-    sampled = sample_windows(logits, tile, windows)
+    heads_xy, own = torch.from_numpy(middle), torch.arange(2)
+    candidates = crop(logits, tile, middle, radii, heads_xy, own, torch.ones(2, 3), (200, 200))
+    sampled = sample_windows(candidates, windows)
     assert sampled.shape == (2, 3, *windows.inside.shape[1:])
     y, x = np.mgrid[: sampled.shape[2], : sampled.shape[3]]
     for row in range(2):
         exact = 2.0 * (x + int(windows.x0[row])) - 3.0 * (y + int(windows.y0[row])) + 1.0
-        np.testing.assert_allclose(sampled[row, 1].numpy(), exact, atol=1e-3)
+        h, w = int(windows.heights[row]), int(windows.widths[row])  # what lies beyond is padding
+        np.testing.assert_allclose(sampled[row, 1, :h, :w].numpy(), exact[:h, :w], atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -233,106 +278,30 @@ def test_circle_windows_at_borders(point, radius, size_hw) -> None:
         torch.tensor(others, dtype=torch.float64), torch.tensor([7.5, radius], dtype=torch.float64), size_hw
     )
     shown = np.zeros(size_hw, bool)
-    near = np.zeros(size_hw, bool)
     x0, y0, w, h = (int(one[1]) for one in (windows.x0, windows.y0, windows.widths, windows.heights))
     assert not windows.inside[1, h:].any()
     assert not windows.inside[1, :, w:].any()
     shown[y0 : y0 + h, x0 : x0 + w] = windows.inside[1, :h, :w]
-    near[y0 : y0 + h, x0 : x0 + w] = windows.near_head[1, :h, :w]
     y, x = np.mgrid[: size_hw[0], : size_hw[1]]
     distance = np.hypot(x - point[0], y - point[1])
     np.testing.assert_array_equal(shown, distance <= radius)
-    np.testing.assert_array_equal(near, (distance <= 2) | (distance == distance.min()))
-
-
-def random_windows(rng, count, size_hw):
-    windows, strength = [], []
-    points_xy = rng.uniform(0, 1, (count, 2)) * size_hw[::-1]
-    for x, y in points_xy:
-        disc = disc_window(x, y, float(rng.uniform(3, 9)), size_hw)
-        windows.append(Window(disc.mask & (rng.random(disc.mask.shape) < 0.9), disc.x0, disc.y0))
-        strength.append(rng.integers(0, 3, disc.mask.shape).astype(np.float32))
-    return windows, strength, points_xy, rng.uniform(3, 9, count)
-
-
-def paint(windows, size_hw):
-    masks = np.zeros((len(windows), *size_hw), bool)
-    for row, (mask, x0, y0) in enumerate(windows):
-        masks[row, y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]] = mask
-    return masks
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(0, 12))
-def test_kept_apart_whatever_the_order(seed, count) -> None:
-    rng, size_hw = np.random.default_rng(seed), (30, 40)
-    windows, strength, points_xy, radius_px = random_windows(rng, count, size_hw)
-    apart = paint(keep_apart(windows, strength, points_xy, radius_px, size_hw), size_hw)
-    assert apart.sum(0).max(initial=0) <= 1
-    assert not (apart & ~paint(windows, size_hw)).any()
-    order = rng.permutation(count)
-    again = keep_apart(
-        [windows[k] for k in order], [strength[k] for k in order], points_xy[order], radius_px[order], size_hw
+    third = circle_windows(
+        torch.tensor(others, dtype=torch.float64),
+        torch.tensor([7.5, radius], dtype=torch.float64),
+        size_hw,
+        step=3,
     )
-    np.testing.assert_array_equal(paint(again, size_hw), apart[order])
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**32 - 1))
-def test_every_contested_pixel_goes_where_the_rule_says(seed) -> None:
-    rng, size_hw = np.random.default_rng(seed), (30, 40)
-    windows, strength, points_xy, radius_px = random_windows(rng, 5, size_hw)
-    apart = paint(keep_apart(windows, strength, points_xy, radius_px, size_hw), size_hw)
-    claims = paint(windows, size_hw)
-    for y, x in np.argwhere(claims.any(0)):
-        claimants = np.flatnonzero(claims[:, y, x])
-        key = [
-            (
-                -float(strength[k][y - windows[k].y0, x - windows[k].x0]),
-                np.float32(math.hypot(x - points_xy[k, 0], y - points_xy[k, 1]) / radius_px[k]),
-            )
-            for k in claimants
-        ]
-        winner = claimants[min(range(len(key)), key=lambda index: key[index])]
-        # A pixel cut off from its head belongs to nobody.
-        assert set(np.flatnonzero(apart[:, y, x])) <= {winner}
-
-
-def test_ties_go_to_the_smaller_relative_distance_then_to_the_earlier_row() -> None:
-    whole = [Window(np.ones((1, 11), bool), 0, 0)] * 2
-    even = [np.zeros((1, 11), np.float32)] * 2
-    points_xy = np.array([[0.0, 0.0], [10.0, 0.0]])
-    first, second = keep_apart(whole, even, points_xy, np.array([6.0, 4.0]), (1, 11))
-    assert first.mask[0].tolist() == [True] * 7 + [False] * 4  # at x = 6: 6/6 against 4/4
-    assert second.mask[0].tolist() == [False] * 7 + [True] * 4
-    first, second = keep_apart(whole, even, points_xy[[0, 0]], np.array([6.0, 6.0]), (1, 11))
-    assert first.mask.all()
-    assert not second.mask.any()
-
-
-@pytest.mark.parametrize(
-    ("picture", "head", "fill_holes", "kept"),
-    [
-        (["##.#", "##.#"], (0, 0), False, ["##..", "##.."]),
-        (["##.#", "##.#"], (3, 1), False, ["...#", "...#"]),
-        (["##.#", "##.#"], (2.4, 0), False, ["...#", "...#"]),
-        (["#...", ".#.."], (0, 0), False, ["#...", "...."]),  # corners do not connect
-        (["###.", "#.#.", "###."], (1, 1), True, ["###.", "###.", "###."]),
-        (["###.", "#.#.", "###."], (1, 1), False, ["###.", "#.#.", "###."]),
-        (["....", "...."], (1, 1), True, ["....", "...."]),
-    ],
-)
-def test_head_component(picture, head, fill_holes, kept) -> None:
-    mask = np.array([[cell == "#" for cell in row] for row in picture])
-    expected = np.array([[cell == "#" for cell in row] for row in kept])
-    np.testing.assert_array_equal(head_component(mask, *head, fill_holes=fill_holes), expected)
+    h, w = int(third.heights[1]), int(third.widths[1])
+    np.testing.assert_array_equal(third.inside[1, :h, :w], windows.inside[1, ::3, ::3][:h, :w])
+    assert third.inside[1].sum() == windows.inside[1, ::3, ::3].sum()
 
 
 @settings(max_examples=80, deadline=None)
 @given(st.floats(-20, 40), st.floats(-20, 40), st.floats(0.01, 30), st.tuples(st.integers(1, 20), st.integers(1, 20)))
 def test_disc_window(x, y, radius, size_hw) -> None:
     disc = disc_window(x, y, radius, size_hw)
-    frame = paint([disc], size_hw)[0]
+    frame = np.zeros(size_hw, bool)
+    frame[disc.y0 : disc.y0 + disc.mask.shape[0], disc.x0 : disc.x0 + disc.mask.shape[1]] = disc.mask
     assert disc.mask.sum() == frame.sum()
     rows, columns = np.mgrid[: size_hw[0], : size_hw[1]]
     squared = (columns - x) ** 2 + (rows - y) ** 2
@@ -357,6 +326,6 @@ def test_windows_are_of_one_size() -> None:
         torch.tensor([[5.0, 5.0], [8.0, 8.0]]).double(), torch.tensor([2.0, 6.0]).double(), (9, 30)
     )
     assert isinstance(windows, CircleWindows)
-    assert windows.inside.shape == windows.near_head.shape == (2, 7, 13)
+    assert windows.inside.shape == windows.squared_px.shape == (2, 7, 13)
     assert windows.heights.tolist() == [5, 7]
     assert windows.widths.tolist() == [5, 13]

@@ -4,9 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.annotators.disc import DiscAnnotator
-from pipeline.annotators.edp_sam import EdpSamAnnotator, EdpSamOptions
-from pipeline.annotators.run import annotate_dataset
+from pipeline.annotators.edp_sam import EdpSamOptions
+from pipeline.annotators.exclusion import ExclusionOptions
+from pipeline.annotators.plan import AnnotatorPlan
+from pipeline.annotators.run import LOGITS, MASKS, annotate_dataset
+from pipeline.compute.cache import ResultCache
+from pipeline.compute.executors import LocalExecutor
 from pipeline.compute.progress import JsonLines
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.radii import compute_radii, read_radii, write_radii
@@ -36,29 +39,133 @@ def write_dataset(root: Path, counts=(5, 0, 2)) -> tuple[Prepared, Path]:
     return prepared, root / "nnec/radii.parquet"
 
 
-def annotate(prepared, radii, out, annotator=None, options=None, log=lambda **_: None):
-    return annotate_dataset(prepared, read_radii(radii), annotator or DiscAnnotator(), out, options=options, log=log)
+DISC = AnnotatorPlan("disc")
+HEAD_AND_BOX = AnnotatorPlan("edp_sam", EdpSamOptions(prompts=("head", "box")))
+
+
+def annotate(prepared, radii, out, plan=DISC, log=lambda **_: None, workers=1, cache=None):
+    return annotate_dataset(
+        prepared,
+        read_radii(radii),
+        plan,
+        out,
+        executor=LocalExecutor(workers),
+        cache=cache or ResultCache.open(out.parent / "cache"),
+        log=log,
+    )
+
+
+def read_bytes(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def model(monkeypatch) -> DiscModel:
+    """A network that counts what it is asked, in the place of the compact one."""
+    fake = DiscModel()
+    monkeypatch.setattr("pipeline.models.sam.load_sam", lambda *_, **__: fake)
+    return fake
 
 
 def test_the_bytes_do_not_depend_on_the_workers(tmp_path: Path) -> None:
     prepared, radii = write_dataset(tmp_path / "data", counts=(5, 0, 2, 7, 1))
-    stores = []
-    for workers in (1, 3):
-        out = tmp_path / f"masks{workers}"
-        annotator = EdpSamAnnotator(DiscModel(), EdpSamOptions())
-        circles = read_radii(radii)
-        annotate_dataset(prepared, circles, annotator, out, options=None, log=lambda **_: None, workers=workers)
-        stores.append({path.name: path.read_bytes() for path in out.iterdir()})
-    assert stores[0] == stores[1]
+    plan = AnnotatorPlan("edp_sam", EdpSamOptions())
+    for workers in (1, 2):
+        cache = ResultCache.open(tmp_path / f"cache{workers}")
+        annotate(prepared, radii, tmp_path / f"masks{workers}", plan, workers=workers, cache=cache)
+    assert read_bytes(tmp_path / "masks1") == read_bytes(tmp_path / "masks2")
 
 
-def test_every_image_gets_its_rows(tmp_path: Path) -> None:
+def test_a_second_run_computes_nothing(tmp_path: Path, model) -> None:
     prepared, radii = write_dataset(tmp_path / "data")
-    options = EdpSamOptions(prompts=("head", "box"))
+    annotate(prepared, radii, tmp_path / "masks", HEAD_AND_BOX)
+    calls, before = len(model.calls), read_bytes(tmp_path / "masks")
+    assert calls
+    rows = []
+    annotate(prepared, radii, tmp_path / "masks", HEAD_AND_BOX, log=lambda **row: rows.append(row))
+    assert len(model.calls) == calls
+    assert read_bytes(tmp_path / "masks") == before
+    assert [row["cached"] for row in rows] == [True, True]
+
+
+def test_another_threshold_asks_the_network_nothing(tmp_path: Path, model) -> None:
+    prepared, radii = write_dataset(tmp_path / "data")
+    annotate(prepared, radii, tmp_path / "masks", HEAD_AND_BOX)
+    calls = len(model.calls)
+    for path in (tmp_path / "data/raw").iterdir():
+        path.unlink()  # not even the pixels are needed
+    other = AnnotatorPlan(
+        "edp_sam", EdpSamOptions(prompts=("head", "box"), exclusion=ExclusionOptions(kappa=0.0, gamma=3.0))
+    )
+    annotate(prepared, radii, tmp_path / "again", other)
+    assert len(model.calls) == calls
+    alone = annotate(prepared, radii, tmp_path / "again", other)
+    assert alone.total() == 7
+    assert read_bytes(tmp_path / "again") != read_bytes(tmp_path / "masks")
+
+
+def test_what_the_cache_gives_is_what_a_fresh_run_gives(tmp_path: Path, model) -> None:
+    prepared, radii = write_dataset(tmp_path / "data", counts=(6, 3))
+    other = AnnotatorPlan("edp_sam", EdpSamOptions(exclusion=ExclusionOptions(kappa=0.1)))
+    annotate(prepared, radii, tmp_path / "first", AnnotatorPlan("edp_sam", EdpSamOptions()))
+    annotate(prepared, radii, tmp_path / "from_logits", other)
+    annotate(prepared, radii, tmp_path / "fresh", other, cache=ResultCache.open(tmp_path / "empty"))
+    assert read_bytes(tmp_path / "from_logits") == read_bytes(tmp_path / "fresh")
+
+
+def test_a_new_image_costs_one_image(tmp_path: Path, model) -> None:
+    prepared, radii = write_dataset(tmp_path / "data", counts=(5, 4, 3))
+    whole = prepared.images.copy()
+    prepared.images.pop()
+    annotate(prepared, radii, tmp_path / "masks", HEAD_AND_BOX)
+    tiles = len(model.tiles)
+    prepared.images[:] = whole
+    annotate(prepared, radii, tmp_path / "masks", HEAD_AND_BOX)
+    assert len(model.tiles) == tiles + 1
+    assert MaskStore.open(tmp_path / "masks").n_instances("train/2") == 3
+
+
+def test_a_failed_run_keeps_what_it_finished(tmp_path: Path, model) -> None:
+    prepared, radii = write_dataset(tmp_path / "data", counts=(5, 4, 3))
+    last = prepared.image("train/2").path
+    pixels = last.read_bytes()
+    last.unlink()
+    with pytest.raises(PipelineError, match="2.png"):
+        annotate(prepared, radii, tmp_path / "masks", HEAD_AND_BOX)
+    last.write_bytes(pixels)
+    rows = []
+    annotate(prepared, radii, tmp_path / "masks", HEAD_AND_BOX, log=lambda **row: rows.append(row))
+    assert {row["image_id"]: row["cached"] for row in rows} == {"train/0": True, "train/1": True, "train/2": False}
+
+
+def test_a_damaged_entry_is_made_once_more(tmp_path: Path, model) -> None:
+    prepared, radii = write_dataset(tmp_path / "data", counts=(5, 4))
+    annotate(prepared, radii, tmp_path / "masks", HEAD_AND_BOX)
+    before = read_bytes(tmp_path / "masks")
+    for kind in (MASKS, LOGITS):
+        for entry in (tmp_path / "cache" / kind).glob("*/*"):
+            data = bytearray(entry.read_bytes())
+            data[-3] ^= 1
+            entry.write_bytes(data)
+    with pytest.warns(UserWarning, match="damaged entry"):
+        annotate(prepared, radii, tmp_path / "masks", HEAD_AND_BOX)
+    assert read_bytes(tmp_path / "masks") == before
+
+
+def test_a_read_only_cache_fails_no_run(tmp_path: Path, model) -> None:
+    prepared, radii = write_dataset(tmp_path / "data", counts=(5, 4))
+    cache = ResultCache.open(tmp_path / "cache")
+    cache.writable = False
+    with pytest.warns(UserWarning, match="read only"):
+        annotate(prepared, radii, tmp_path / "masks", HEAD_AND_BOX, cache=cache)
+    annotate(prepared, radii, tmp_path / "writable", HEAD_AND_BOX, cache=ResultCache.open(tmp_path / "other"))
+    assert read_bytes(tmp_path / "masks") == read_bytes(tmp_path / "writable")
+
+
+def test_every_image_gets_its_rows(tmp_path: Path, model) -> None:
+    prepared, radii = write_dataset(tmp_path / "data")
     with JsonLines(tmp_path / "log.jsonl") as log:
-        statuses = annotate(
-            prepared, radii, tmp_path / "masks", EdpSamAnnotator(DiscModel(), options), options, log.write
-        )
+        statuses = annotate(prepared, radii, tmp_path / "masks", HEAD_AND_BOX, log.write)
     store = MaskStore.open(tmp_path / "masks")
     assert store.image_ids == ["train/0", "train/1", "train/2"]
     assert [store.n_instances(image_id) for image_id in store.image_ids] == [5, 0, 2]
@@ -71,21 +178,20 @@ def test_every_image_gets_its_rows(tmp_path: Path) -> None:
         np.testing.assert_array_equal(rows.points_xy, points.points_xy)
         np.testing.assert_array_equal(rows.radius_px, read_radii(radii).of(image_id))
     assert store.provenance.algorithm == "edp_sam"
-    assert store.provenance.algorithm_version == 1
-    assert store.provenance.weights_sha256 == "f" * 64
+    assert store.provenance.algorithm_version == 2
+    assert len(store.provenance.weights_sha256) == 64
     assert store.provenance.params["exclusion"]["kappa"] == 0.7
     assert list(store.provenance.params["prompts"]) == ["head", "box"]
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [line["image_id"] for line in lines] == store.image_ids
-    assert [line["n_points"] for line in lines] == [5, 0, 2]
+    assert {line["image_id"]: line["n_points"] for line in lines} == {"train/0": 5, "train/2": 2}
     assert sum(line.get("ok", 0) + line.get("fallback", 0) + line.get("empty", 0) for line in lines) == 7
 
 
 def test_the_same_run_writes_the_same_bytes(tmp_path: Path) -> None:
     prepared, radii = write_dataset(tmp_path / "data")
     for name in ("first", "second"):
-        annotate(prepared, radii, tmp_path / name)
-    written = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("first", "second")]
+        annotate(prepared, radii, tmp_path / name, cache=ResultCache.open(tmp_path / f"{name} cache"))
+    written = [read_bytes(tmp_path / name) for name in ("first", "second")]
     assert written[0] == written[1]
     assert "images.parquet" in written[0]
 
@@ -115,7 +221,7 @@ def test_circles_of_other_points_are_refused(tmp_path: Path) -> None:
 def test_an_error_leaves_nothing_half_written(tmp_path: Path, harm) -> None:
     prepared, radii = write_dataset(tmp_path / "data")
     annotate(prepared, radii, tmp_path / "masks")
-    before = {path.name: path.read_bytes() for path in (tmp_path / "masks").iterdir()}
+    before = read_bytes(tmp_path / "masks")
     last = prepared.image("train/2").path
     if harm == "gone":
         last.unlink()
@@ -127,6 +233,6 @@ def test_an_error_leaves_nothing_half_written(tmp_path: Path, harm) -> None:
             "train/2", last, "train", (40, 64), "", prepared.images[2].n_points
         )
     with pytest.raises(PipelineError, match="2.png"):
-        annotate(prepared, radii, tmp_path / "masks")
-    assert {path.name: path.read_bytes() for path in (tmp_path / "masks").iterdir()} == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "masks"]
+        annotate(prepared, radii, tmp_path / "masks", cache=ResultCache.open(tmp_path / "empty"))
+    assert read_bytes(tmp_path / "masks") == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "data", "empty", "masks"]

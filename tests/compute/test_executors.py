@@ -17,12 +17,14 @@ from tests.compute.fake_workers import Work, jobs_in, maker, pids_that_left_mark
 
 ROOT = Path(__file__).parents[2]
 DRIVER = """
+import signal
 import sys
 from pathlib import Path
 from pipeline.compute.executors import LocalExecutor
 from tests.compute.fake_workers import jobs_in, leave_mark_and_sleep, maker
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell begins with it ignored
     list(LocalExecutor(2).run(maker(leave_mark_and_sleep), jobs_in(Path(sys.argv[1]), 6)))
 """
 

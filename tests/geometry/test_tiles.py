@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.geometry.nnec import nnec_radii
-from pipeline.geometry.tiles import NEIGHBORS, RADII_PER_SIDE, Tile, plan_tiles
+from pipeline.geometry.tiles import NEIGHBORS, RADII_PER_SIDE, SCALES_PER_OCTAVE, Tile, plan_tiles
 
 
 def plan(points_xy, radius_px, size_hw, *, model_px=256, min_radius_model_px=5.0, max_magnification=4.0) -> list[Tile]:
@@ -73,7 +73,7 @@ def test_every_rule_of_the_plan(crowd) -> None:
         assert model_px / tile.side_px <= magnification
         assert 0 <= tile.x0 <= max(0, size_hw[1] - tile.side_px)
         assert 0 <= tile.y0 <= max(0, size_hw[0] - tile.side_px)
-        halved = [math.ceil(longest / 2**k) for k in range(12)]
+        halved = [math.ceil(longest / 2 ** (k / SCALES_PER_OCTAVE)) for k in range(24)]
         assert tile.side_px == finest or (tile.side_px in halved and tile.side_px > finest)
         largest = max(radius_px[tile.rows])
         for row in tile.rows:
@@ -83,7 +83,10 @@ def test_every_rule_of_the_plan(crowd) -> None:
             assert tile.side_px >= min(longest, RADII_PER_SIDE * radius_px[row]) - 1e-6
             seen_px = medians[row] * model_px / tile.side_px
             # As large as wanted (sides are rounded up), unless magnification or the circle's own room forbid it.
-            at_bound = tile.side_px == finest or tile.side_px < 2 * RADII_PER_SIDE * radius_px[row] + 1
+            at_bound = (
+                tile.side_px == finest
+                or tile.side_px < 2 ** (1 / SCALES_PER_OCTAVE) * RADII_PER_SIDE * radius_px[row] + 1
+            )
             assert at_bound or seen_px >= min_radius * (1 - 1 / tile.side_px) - 1e-9
             if 2 * largest + 1 <= tile.side_px // 2:
                 assert held_share(tile, *points_xy[row], radius_px[row], size_hw) == pytest.approx(1.0)
@@ -112,7 +115,7 @@ def test_uneven_density_gets_several_scales() -> None:
     radius_px = nnec_radii(points_xy, size_hw=(1080, 1920)).radius_px
     tiles = plan(points_xy, radius_px, (1080, 1920))
     side_of = {int(row): tile.side_px for tile in tiles for row in tile.rows}
-    assert {side_of[row] for row in range(len(far))} == {240}  # 8 px circles: at most 8 · 256 / 5 = 410 px
+    assert {side_of[row] for row in range(len(far))} == {340}  # 1920 / 4√2; 8 px circles: at most 8 · 256 / 5 = 410 px
     assert {side_of[row] for row in range(len(far), len(points_xy))} == {1920}
     assert [tile.side_px for tile in tiles] == sorted((tile.side_px for tile in tiles), reverse=True)
 
@@ -121,11 +124,12 @@ def test_uneven_density_gets_several_scales() -> None:
     ("size_hw", "radius", "side"),
     [
         ((400, 1000), 20.0, 1000),  # 20 px are 5.12 of the model's
-        ((400, 1000), 19.0, 500),
+        ((400, 1000), 19.0, 708),  # 1000 / √2
         ((400, 1000), 3.0, 125),
         ((100, 100), 3.0, 100),
         ((127, 90), 3.0, 127),
-        ((600, 800), 1.5, 64),  # 50 would be seen more than four times enlarged
+        ((600, 800), 1.5, 71),  # at most 76.8 px; 800 / 8√2
+        ((600, 800), 1.1, 64),  # 50 would be seen more than four times enlarged
         ((1, 1), 3.0, 64),
     ],
 )

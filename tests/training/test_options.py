@@ -40,7 +40,9 @@ def test_values_out_of_range_are_refused_by_name(kind, values, message):
 
 
 def test_options_without_an_effect_on_results_are_not_recorded():
-    plain = result_options(WarmupOptions(loop=LoopOptions(checkpoint_every=7, load_workers=3, cache_mib=5)))
+    plain = result_options(
+        WarmupOptions(loop=LoopOptions(evaluate_every=100, checkpoint_every=7, load_workers=3, cache_mib=5))
+    )
     assert plain == result_options(WarmupOptions())
     assert plain != result_options(WarmupOptions(loop=LoopOptions(evaluate_every=7)))
     assert plain["count"]["steps"] == WarmupOptions().count.steps
