@@ -204,7 +204,7 @@ class WarmupOptions:
         labeled_colors: Changes of colour of the labelled crops. Published: none.
     """
 
-    count: PhaseOptions = field(default_factory=lambda: PhaseOptions(steps=1100))
+    count: PhaseOptions = field(default_factory=lambda: PhaseOptions(steps=1300))
     mask: PhaseOptions = field(default_factory=lambda: PhaseOptions(steps=120))
     crops: CropOptions = field(default_factory=lambda: CropOptions(batch=3))
     loop: LoopOptions = field(default_factory=lambda: LoopOptions(evaluate_every=100))
@@ -292,7 +292,7 @@ class UnlabeledOptions:
         strong: The student's view.
     """
 
-    weight_max: float = 0.5
+    weight_max: float = 0.25
     weight_start: float = 0.1
     ramp_steps: int = 100
     delay_steps: int = 0
@@ -330,7 +330,7 @@ class RetrainOptions:
 
     teacher: Literal["stored", "ema"] = "stored"
     count: PhaseOptions = field(
-        default_factory=lambda: PhaseOptions(steps=240, learning_rate=3e-4, encoder_learning_rate=3e-4)
+        default_factory=lambda: PhaseOptions(steps=300, learning_rate=3e-4, encoder_learning_rate=3e-4)
     )
     mask: PhaseOptions = field(default_factory=lambda: PhaseOptions(steps=100))
     constraint: PhaseOptions = field(default_factory=lambda: PhaseOptions(steps=30, learning_rate=2e-5))
