@@ -31,6 +31,10 @@ DECODER_ERRORS = (
 )
 """What Pillow raises for damaged files, depending on the format and on where the damage lies."""
 
+MAX_PIXELS = 2**30
+"""Images of more are refused: 3 GiB, decoded. Pillow's own limit, a sixth of it, is set too low for aerial pictures."""
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns there, and refuses beyond twice as many
+
 
 def read_image_rgb(path: Path) -> NDArray[np.uint8]:
     """Read an image as (H, W, 3) uint8 RGB after EXIF rotation.
@@ -52,8 +56,8 @@ def decode_image_rgb(data: bytes, name: str) -> NDArray[np.uint8]:
     """
     with _opened(data, name) as image:
         image.load()
-        upright = ImageOps.exif_transpose(image)
-        return _to_rgb(upright, name)
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image, name)
 
 
 def image_size_hw(path: Path) -> tuple[int, int]:
@@ -97,7 +101,6 @@ def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
     """Open an image; whatever Pillow raises in the block becomes a PipelineError."""
     try:
         with warnings.catch_warnings():
-            # Crowd photographs of 90 megapixels are usual; Pillow still refuses those of 180.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data)) as image:
                 yield image
@@ -106,6 +109,8 @@ def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
 
 
 def _unreadable(name: str, error: BaseException) -> PipelineError:
+    if isinstance(error, Image.DecompressionBombError):
+        return PipelineError(f"{name}: expected at most {MAX_PIXELS:,} pixels ({error}); cut it into smaller images")
     reason = "unknown format or no image at all" if isinstance(error, UnidentifiedImageError) else str(error)
     return PipelineError(f"{name}: not a readable image ({reason}); get the file again or take it out")
 

@@ -1,4 +1,5 @@
 import io
+import struct
 from pathlib import Path
 
 import cv2
@@ -148,3 +149,22 @@ def test_values_beyond_sixteen_bits_are_refused(tmp_path: Path) -> None:
 def test_png_round_trip_and_equal_bytes() -> None:
     assert np.array_equal(decode_image_rgb(encode_png(RGB), "x"), RGB)
     assert encode_png(RGB) == encode_png(RGB.copy())
+
+
+def pretend_size(path: Path, width: int, height: int) -> Path:
+    """A bitmap whose header claims a size."""
+    data = bytearray(save(Image.fromarray(RGB), path).read_bytes())
+    data[18:26] = struct.pack("<ii", width, height)
+    path.write_bytes(bytes(data))
+    return path
+
+
+def test_thirty_thousand_by_twenty_thousand_pixels_are_allowed(tmp_path: Path) -> None:
+    assert image_size_hw(pretend_size(tmp_path / "aerial.bmp", 30_000, 20_000)) == (20_000, 30_000)
+
+
+def test_more_pixels_than_can_be_read_are_refused_by_name(tmp_path: Path) -> None:
+    path = pretend_size(tmp_path / "aerial.bmp", 2**16, 2**14 + 1)
+    for read in (read_image_rgb, image_size_hw):
+        with pytest.raises(PipelineError, match=r"aerial\.bmp: expected at most 1,073,741,824 pixels .*smaller images"):
+            read(path)
