@@ -22,8 +22,7 @@ from pipeline.annotators.disc import DiscAnnotator
 from pipeline.annotators.edp_sam import EdpSamAnnotator, EdpSamOptions
 from pipeline.annotators.quality import judge_scene, mark_scene
 from pipeline.annotators.superpixel import SuperpixelAnnotator, SuperpixelOptions
-from pipeline.compute.device import resolve_device
-from pipeline.compute.ordered import one_thread_per_operation
+from pipeline.compute.device import one_thread_per_operation, resolve_device
 from pipeline.compute.progress import track
 from pipeline.datasets.crowd_scene.held_out import DENSITIES, HeldOutScene, draw_held_out, held_out_scenes
 from pipeline.datasets.crowd_scene.scene import Scene

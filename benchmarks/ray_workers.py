@@ -13,7 +13,7 @@ from benchmarks.crowds import mirrored_crowd
 from benchmarks.measure import Row
 from pipeline.annotators.edp_sam import EdpSamOptions
 from pipeline.annotators.plan import AnnotatorPlan
-from pipeline.annotators.run import ImageJob, JobGroup, make_worker
+from pipeline.annotators.run import GroupWorker, ImageJob, JobGroup
 from pipeline.compute.executors_ray import RayExecutor
 from pipeline.datasets.prepared import ImageRow
 
@@ -47,6 +47,6 @@ def _jobs(folder: Path, count: int) -> list[JobGroup]:
 def _seconds_per_image(plan: AnnotatorPlan, jobs: list[JobGroup], workers: int) -> float:
     """Seconds per image between the first results, one of each worker, and the last one."""
     times = []
-    for _ in RayExecutor(workers).run(partial(make_worker, plan, keep_logits=False), jobs):
+    for _ in RayExecutor(workers).run(partial(GroupWorker, plan, keep_logits=False), jobs):
         times.append(time.perf_counter())
     return (times[-1] - times[workers - 1]) / (len(times) - workers)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.annotators.base import MarkedImage
+from pipeline.annotators.base import Annotator, MarkedImage
 from pipeline.annotators.edp_sam import EdpSamAnnotator, choose
 from pipeline.annotators.plan import AnnotatorPlan
 from pipeline.annotators.proposals import Proposals
@@ -110,26 +110,43 @@ class Annotated:
     statuses: dict[str, int]
 
 
-def make_worker(plan: AnnotatorPlan, *, keep_logits: bool) -> Callable[[Sequence[ImageJob]], list[Annotated]]:
-    """Build the annotator in this process and give the function that does jobs with it."""
-    return functools.partial(_annotate_group, plan.build(), keep_logits)
+class GroupWorker:
+    """Does groups of jobs in one process. It builds the annotator, and loads its weights, when a job first needs it.
 
+    Args:
+        plan: The annotator.
+        keep_logits: Give back the network's part of fresh results, too.
+    """
 
-def _annotate_group(annotator: object, keep_logits: bool, jobs: Sequence[ImageJob]) -> list[Annotated]:
-    if not isinstance(annotator, EdpSamAnnotator):
-        return [_finished(annotator.annotate(job.read()), None) for job in jobs]  # type: ignore[attr-defined]
-    unseen = [job for job in jobs if job.logits is None]
-    with ThreadPoolExecutor(len(unseen) or 1) as pool:
-        images = list(pool.map(ImageJob.read, unseen))
-    proposed = dict(zip([id(job) for job in unseen], annotator.propose(images) if images else [], strict=True))
-    results = []
-    for job in jobs:
-        fresh = proposed.get(id(job))
-        proposals = Proposals.from_bytes(job.logits) if fresh is None and job.logits is not None else fresh
-        assert proposals is not None
-        packed = fresh.to_bytes() if fresh is not None and keep_logits else None
-        results.append(_finished(choose(job, proposals, annotator.options), packed))
-    return results
+    def __init__(self, plan: AnnotatorPlan, *, keep_logits: bool) -> None:
+        self._plan = plan
+        self._keep_logits = keep_logits
+
+    @functools.cached_property
+    def _annotator(self) -> Annotator:
+        return self._plan.build()
+
+    def __call__(self, jobs: Sequence[ImageJob]) -> list[Annotated]:
+        """Annotate the images of a group."""
+        if self._plan.method != EdpSamAnnotator.name:
+            return [_finished(self._annotator.annotate(job.read()), None) for job in jobs]
+        fresh = self._propose([job for job in jobs if job.logits is None])
+        results = []
+        for job in jobs:
+            proposals = Proposals.from_bytes(job.logits) if job.logits is not None else fresh[job.image.image_id]
+            packed = proposals.to_bytes() if job.logits is None and self._keep_logits else None
+            results.append(_finished(choose(job, proposals, self._plan.options), packed))
+        return results
+
+    def _propose(self, jobs: Sequence[ImageJob]) -> dict[str, Proposals]:
+        """Read images and do the network's part: image's id → proposals."""
+        if not jobs:
+            return {}
+        with ThreadPoolExecutor(len(jobs)) as pool:
+            images = list(pool.map(ImageJob.read, jobs))
+        annotator = self._annotator
+        assert isinstance(annotator, EdpSamAnnotator)
+        return dict(zip([job.image.image_id for job in jobs], annotator.propose(images), strict=True))
 
 
 def _finished(instances: Instances, logits: bytes | None) -> Annotated:
@@ -205,7 +222,7 @@ def _compute(
             missing.append(job)
     size = IMAGES_PER_JOB["cuda" if plan.device.startswith("cuda") else "cpu"]
     groups = _Groups(missing, size, cache)
-    for index, results in executor.run(functools.partial(make_worker, plan, keep_logits=keep_logits), groups):
+    for index, results in executor.run(functools.partial(GroupWorker, plan, keep_logits=keep_logits), groups):
         for job, result in zip(groups.members(index), results, strict=True):
             if result.logits is not None:
                 cache.put(LOGITS, job.logits_key, result.logits)
@@ -254,7 +271,7 @@ def _assemble(
                 continue
             masks = kept.get(job.masks_key) or cache.get(MASKS, job.masks_key)
             if masks is None:  # damaged or removed since it was looked for: make it once more
-                masks = make_worker(plan, keep_logits=False)([job])[0].masks
+                masks = GroupWorker(plan, keep_logits=False)([job])[0].masks
             instances = instances_from_bytes(masks, image.size_hw)
             statuses.update(Counter(instances.status.tolist()))
             writer.add(image.image_id, instances)

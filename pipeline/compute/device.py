@@ -1,4 +1,7 @@
-"""Which device a run computes on."""
+"""Which device a run computes on, and with how many threads."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -32,3 +35,14 @@ def resolve_device(name: str) -> torch.device:
             f"device: {name!r} was asked for, but there are {count} CUDA devices; pass cuda:0 … cuda:{count - 1}"
         )
     return torch.device("cuda", index)
+
+
+@contextmanager
+def one_thread_per_operation() -> Iterator[None]:
+    """Let PyTorch compute each operation in one thread: sums then come in one order, whatever runs beside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

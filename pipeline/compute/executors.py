@@ -75,7 +75,7 @@ class LocalExecutor:
 def _run_here(make_worker: Callable[[], Callable[[J], R]], jobs: Sequence[J]) -> Iterator[tuple[int, R]]:
     if not jobs:
         return
-    from pipeline.compute.ordered import one_thread_per_operation  # late: worker processes need not import torch here
+    from pipeline.compute.device import one_thread_per_operation  # late: worker processes need not import torch here
 
     worker = make_worker()
     for index, job in enumerate(jobs):

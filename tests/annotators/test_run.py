@@ -88,10 +88,11 @@ def test_a_second_run_computes_nothing(tmp_path: Path, model) -> None:
     assert [row["cached"] for row in rows] == [True, True]
 
 
-def test_another_threshold_asks_the_network_nothing(tmp_path: Path, model) -> None:
+def test_another_threshold_loads_no_network(tmp_path: Path, model, monkeypatch) -> None:
     prepared, radii = write_dataset(tmp_path / "data")
     annotate(prepared, radii, tmp_path / "masks", HEAD_AND_BOX)
     calls = len(model.calls)
+    monkeypatch.setattr("pipeline.models.sam.load_sam", None)
     for path in (tmp_path / "data/raw").iterdir():
         path.unlink()  # not even the pixels are needed
     other = AnnotatorPlan(
@@ -178,7 +179,7 @@ def test_every_image_gets_its_rows(tmp_path: Path, model) -> None:
         np.testing.assert_array_equal(rows.points_xy, points.points_xy)
         np.testing.assert_array_equal(rows.radius_px, read_radii(radii).of(image_id))
     assert store.provenance.algorithm == "edp_sam"
-    assert store.provenance.algorithm_version == 2
+    assert store.provenance.algorithm_version == 3
     assert len(store.provenance.weights_sha256) == 64
     assert store.provenance.params["exclusion"]["kappa"] == 0.7
     assert list(store.provenance.params["prompts"]) == ["head", "box"]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pipeline.compute.device import resolve_device
+from pipeline.compute.device import one_thread_per_operation, resolve_device
 from pipeline.errors import PipelineError
 
 
@@ -28,3 +28,10 @@ def test_cuda_number_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatch)
     assert resolve_device("cuda:1") == torch.device("cuda", 1)
     with pytest.raises(PipelineError, match=r"'cuda:2' was asked for, but there are 2"):
         resolve_device("cuda:2")
+
+
+def test_thread_count_is_given_back() -> None:
+    torch.set_num_threads(2)
+    with one_thread_per_operation():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
