@@ -19,7 +19,7 @@ class Row:
         reference: Name of the plain form.
         theirs: Its amount.
         reach: What is to be reached, as text.
-        met: Whether it was, at this size.
+        met: Whether it was, at this size; None where the row only tells.
         unit: Of both amounts.
         notes: More figures, for the JSON file alone.
     """
@@ -30,7 +30,7 @@ class Row:
     reference: str
     theirs: float
     reach: str
-    met: bool
+    met: bool | None
     unit: str = "s"
     notes: Mapping[str, float] = field(default_factory=dict)
 

@@ -17,6 +17,7 @@ from benchmarks.measure import Row
 RESULTS = Path(__file__).parent / "results"
 PLAIN_WIDTH = 170
 """Columns where the output is no terminal, so that a log shows whole words."""
+MET = {True: "yes", False: "[red]no[/]", None: ""}
 
 
 def open_console() -> Console:
@@ -30,7 +31,7 @@ def print_rows(rows: Sequence[Row], title: str) -> None:
     for row in rows:
         table.add_row(
             row.what, row.work, amount(row.ours, row.unit), row.reference, amount(row.theirs, row.unit),
-            f"{row.ratio:.3g} ×", row.reach, "yes" if row.met else "[red]no[/]",
+            f"{row.ratio:.3g} ×", row.reach, MET[row.met],
         )  # fmt: skip
     open_console().print(table)
 

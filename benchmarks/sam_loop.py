@@ -1,9 +1,12 @@
 """The plain way from points to masks: a loop of ``SamPredictor.predict``, with full-frame masks.
 
-What a user of segment-anything writes who knows that SAM wants tiles: cut a tile and ``set_image``; for every head
-``predict`` with the point, and with the point and a box, three masks each; take the mask with the best score; lay it
-into a full frame; clip it to the exclusion circle there; encode the full frame as run lengths. No ranking, no holes
-filled, no contested pixels: all that comes free.
+``set_image``; for every head ``predict`` with the point, and with the point and a box, three masks each; take the mask
+with the best score; lay it into a full frame; clip it to the exclusion circle there; encode the full frame as run
+lengths. No ranking, no holes filled, no contested pixels: all that comes free.
+
+The image is set whole, as Segment Anything's examples do it, or tile by tile, as a user writes it who knows that small
+heads need that. The first form's masks are too coarse to be of use where the image is much larger than the model's
+input.
 """
 
 import time
@@ -41,6 +44,11 @@ class LoopSeconds:
     def total_s(self) -> float:
         """Seconds for all heads."""
         return self.set_image_s + self.predict_s + self.frame_s + self.encode_s
+
+
+def whole_image(marked: MarkedImage) -> list[Tile]:
+    """One tile, the whole image."""
+    return [Tile(0, 0, max(marked.size_hw), np.arange(len(marked.points_xy)))]
 
 
 def loop_seconds(

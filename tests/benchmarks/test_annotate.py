@@ -19,18 +19,20 @@ def tiny_everything(monkeypatch, tmp_path):
 
 
 def test_rows_agree_with_each_other() -> None:
-    outside, whole, memory = measure(scale=0.002, sample=1, rounds=1)
-    assert outside.work == whole.work == "2 heads, 134 × 179 px, one thread"
+    outside, whole, tiled, memory = measure(scale=0.002, sample=1, sample_whole=2, rounds=1)
+    assert outside.work == whole.work == tiled.work == "2 heads, 134 × 179 px, one thread"
     assert outside.theirs == whole.ours
-    assert outside.ours + outside.notes["network_s"] == pytest.approx(outside.theirs)
-    parts = [whole.notes[name] for name in ("grow_regions_s", "set_image_s", "predict_s", "frame_s", "encode_s")]
-    assert sum(parts) == pytest.approx(whole.theirs)
-    assert whole.notes["n_sampled"] == 1
+    assert outside.ours + outside.notes["encode_s"] + outside.notes["decode_s"] == pytest.approx(outside.theirs)
+    for row, sample in ((whole, 2), (tiled, 1)):
+        parts = [row.notes[name] for name in ("grow_regions_s", "set_image_s", "predict_s", "frame_s", "encode_s")]
+        assert sum(parts) == pytest.approx(row.theirs)
+        assert row.notes["n_sampled"] == sample
+    assert tiled.met is None
     assert all(row.met == (row.ratio <= reach) for row, reach in [(outside, 0.15), (whole, 0.125), (memory, 1.1)])
 
 
 def test_memory_is_compared_with_the_fewest_heads() -> None:
-    memory = measure(scale=0.01, sample=1, rounds=1, memory_heads=(250, 1000, 4000))[2]
+    memory = measure(scale=0.01, sample=1, rounds=1, memory_heads=(250, 1000, 4000))[-1]
     assert memory.work == "2 / 10 / 40 heads, 300 × 400 px"
     assert (memory.ours, memory.theirs, memory.unit) == (230.0, 192.0, "MiB")
     assert not memory.met
@@ -40,8 +42,8 @@ def test_memory_is_compared_with_the_fewest_heads() -> None:
 def test_the_command_prints_and_writes(tmp_path) -> None:
     result = CliRunner().invoke(app, ["--scale", "0.002", "--sample", "1"])
     assert result.exit_code == 0, result.output
-    assert "SamPredictor loop" in result.output
-    assert len(json.loads((tmp_path / "annotate.json").read_text())["rows"]) == 3
+    assert "SamPredictor loop, same tiles" in " ".join(result.output.split())
+    assert len(json.loads((tmp_path / "annotate.json").read_text())["rows"]) == 4
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="only where there is no GPU")
