@@ -44,7 +44,7 @@ check: $(READY) ## Lint, format, types, import floors, README commands
 bench: $(READY) ## Measure speed and memory against plain references; prints tables, writes benchmarks/results/
 	@$(PY) -m benchmarks
 
-clean: ## Remove what stages and tests made; keeps raw data, .venv and DVC's cache
+clean: ## Remove what stages and tests made; keeps raw data, .venv and the caches of DVC and of annotate
 	@rm -rf logs resume build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache ./*.egg-info
 	@for made in data/*/prepared data/*/nnec data/*/annotate data/*/labeled_*; do \
 	  [ -e "$$made" ] && rm -rf "$$made" || true; done

@@ -38,8 +38,8 @@ if TYPE_CHECKING:  # its import takes seconds, and every stage reads this module
 MAX_SAMPLES = 1 << 21
 """Samples that are judged at once, padding included; it bounds the memory."""
 SAMPLES_PER_CELL = 3
-"""Where a cell of the logits spans more pixels, shares and areas are taken on every second, third, … pixel: between
-cells logits are bilinear, so finer samples tell nothing new. Masks are drawn on every pixel."""
+"""Where a cell of the logits spans more pixels, shares and areas are taken on every second, third, … pixel, about three
+a cell: between cells logits are bilinear, and finer samples tell nothing new. Masks are drawn on every pixel."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,11 @@ class EdpSamOptions(PromptOptions):
     """How EDP-SAM tiles, prompts and chooses.
 
     Args:
-        prompts: See :class:`PromptOptions`, as for the next four.
+        prompts: See :class:`PromptOptions`, as for the next five.
         negatives: As there.
         min_radius_model_px: As there.
         max_magnification: As there.
+        coarser_steps: As there.
         superpixel: As there.
         exclusive: False drops the exclusion terms from the ranking, for ablations; masks are clipped all the same.
         exclusion: Weights and bounds of the choice among candidates.
@@ -67,6 +68,7 @@ class _Choice:
     rank: float
     source: str
     logits: NDArray[np.float32]
+    circle: NDArray[np.bool_]
     window: Window
     pred_iou: float
     stability: float
@@ -83,7 +85,7 @@ class EdpSamAnnotator:
     """
 
     name = "edp_sam"
-    algorithm_version = 2
+    algorithm_version = 3
 
     def __init__(self, model: "PromptableModel", options: EdpSamOptions) -> None:
         self.model = model
@@ -118,7 +120,7 @@ def choose(marks: Marks, proposals: Proposals, options: EdpSamOptions) -> Instan
         One row per head.
     """
     choices: list[_Choice | None] = [None] * len(marks.points_xy)
-    steps = np.maximum(1, (proposals.cell_px() / SAMPLES_PER_CELL).astype(np.int64))
+    steps = np.maximum(1, np.rint(proposals.cell_px() / SAMPLES_PER_CELL).astype(np.int64))
     for step in np.unique(steps):
         for rows in _even_groups(np.flatnonzero(steps == step), marks.radius_px / step, proposals.estimates.shape[1]):
             candidates = proposals.candidates(rows)
@@ -167,9 +169,10 @@ def _keep(
             continue
         x0, y0, height, width = (int(value) for value in shapes[:, k])
         own = logits[k, :height, :width].copy()
-        window = Window((own > 0) & inside[k, :height, :width], x0, y0)
+        circle = inside[k, :height, :width].copy()
+        window = Window((own > 0) & circle, x0, y0)
         rank, *others = (float(value) for value in figures[:, k])
-        choices[row] = _Choice(rank, prompts[int(best[k]) // masks_per_prompt], own, window, *others)
+        choices[row] = _Choice(rank, prompts[int(best[k]) // masks_per_prompt], own, circle, window, *others)
 
 
 def _assemble(marks: Marks, choices: Sequence[_Choice | None], options: ExclusionOptions) -> Instances:
@@ -182,8 +185,7 @@ def _assemble(marks: Marks, choices: Sequence[_Choice | None], options: Exclusio
             strength.append(np.zeros(disc.mask.shape, np.float32))
             continue
         x0, y0 = choice.window.x0, choice.window.y0
-        circle = _circle_mask(choice.window, x, y, radius)
-        mask = head_component(choice.window.mask, x - x0, y - y0, fill_holes=True) & circle
+        mask = head_component(choice.window.mask, x - x0, y - y0, fill_holes=True) & choice.circle
         windows.append(Window(mask, x0, y0))
         strength.append(np.where(mask, np.maximum(choice.logits, 0), choice.logits))
     windows = keep_apart(windows, strength, marks.points_xy, marks.radius_px, marks.size_hw)
@@ -208,10 +210,3 @@ def _assemble(marks: Marks, choices: Sequence[_Choice | None], options: Exclusio
         source=["fallback" if c is None else c.source for c in choices],
         status=list(np.where(area == 0, "empty", np.where(found, "ok", "fallback"))),
     )
-
-
-def _circle_mask(window: Window, x: float, y: float, radius_px: float) -> NDArray[np.bool_]:
-    """Pixels of a window inside a circle: (h, w) bool."""
-    height, width = window.mask.shape
-    rows, columns = np.ogrid[window.y0 : window.y0 + height, window.x0 : window.x0 + width]
-    return np.asarray((columns - x) ** 2 + (rows - y) ** 2 <= radius_px**2, bool)

@@ -6,18 +6,18 @@ judged there. No mask of the whole frame is ever made.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.masks.rle import Window
 
 HEAD_TOLERANCE_PX = 2.0
-FLOOD_FILL, FLOOD_LEAK = 0.98, 0.5
+FLOOD_FILL = 0.98
 BLOCK_PX = 2048
 """Side of the blocks in which contested pixels are settled; it bounds the memory, whatever the image's size."""
 
@@ -30,6 +30,8 @@ class ExclusionOptions:
         kappa: How strongly each other head under a mask counts against it: factor exp(-kappa · heads).
         gamma: How strongly leaking counts: factor (1 - leak)^gamma.
         min_area_px: A mask with fewer pixels inside its circle is rejected.
+        flood_leak: A mask that fills its circle is rejected as a flood of background if more than this share of it lies
+            outside; a person close to another one's head may well be many times as large as the circle.
         stability_delta: Offset of the two thresholds, in logits, between which a stable mask hardly changes.
         fallback_radius_frac: Radius of the disc that stands in for a rejected mask, as a share of the circle's.
         fallback_score: Score of such a disc.
@@ -38,6 +40,7 @@ class ExclusionOptions:
     kappa: float = 0.7
     gamma: float = 0.5
     min_area_px: float = 6.0
+    flood_leak: float = 0.95
     stability_delta: float = 1.0
     fallback_radius_frac: float = 0.5
     fallback_score: float = 0.1
@@ -47,7 +50,7 @@ class ExclusionOptions:
         for name in ("kappa", "gamma", "min_area_px", "stability_delta"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        for name in ("fallback_radius_frac", "fallback_score"):
+        for name in ("fallback_radius_frac", "fallback_score", "flood_leak"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(self, name)}")
 
@@ -75,8 +78,16 @@ class CircleWindows:
     step: int
 
 
+class _PerHead:
+    """Tensors whose first axis is the heads."""
+
+    def of(self, rows: NDArray[np.int64]) -> Self:
+        """Choose heads."""
+        return type(self)(**{name: value[rows] for name, value in vars(self).items()})
+
+
 @dataclass(frozen=True)
-class Candidates:
+class Candidates(_PerHead):
     """The candidate masks of P heads, C each: cells of low-resolution logits, and what was seen beyond them.
 
     Args:
@@ -97,13 +108,9 @@ class Candidates:
     area_px: Tensor
     other_heads: Tensor
 
-    def of(self, rows: NDArray[np.int64]) -> "Candidates":
-        """Choose heads."""
-        return Candidates(**{name: value[rows] for name, value in vars(self).items()})
-
 
 @dataclass(frozen=True)
-class Judged:
+class Judged(_PerHead):
     """The best candidate of each head.
 
     Args:
@@ -119,10 +126,6 @@ class Judged:
     stability: Tensor
     leak_frac: Tensor
     area_px: Tensor
-
-    def of(self, rows: NDArray[np.int64]) -> "Judged":
-        """Choose heads."""
-        return Judged(**{name: value[rows] for name, value in vars(self).items()})
 
 
 def circle_windows(points_xy: Tensor, radius_px: Tensor, size_hw: tuple[int, int], *, step: int = 1) -> CircleWindows:
@@ -141,9 +144,9 @@ def circle_windows(points_xy: Tensor, radius_px: Tensor, size_hw: tuple[int, int
     widths, heights = ((right - left) // step + 1).long(), ((bottom - top) // step + 1).long()
     columns = left[:, None] + torch.arange(int(widths.max()), device=x.device) * step
     rows = top[:, None] + torch.arange(int(heights.max()), device=x.device) * step
-    squared = (columns[:, None, :] - x[:, None, None]).square() + (rows[:, :, None] - y[:, None, None]).square()
-    valid = (columns <= right[:, None])[:, None, :] & (rows <= bottom[:, None])[:, :, None]
-    squared = squared.masked_fill(~valid, torch.inf)
+    across = (columns - x[:, None]).square().masked_fill(columns > right[:, None], torch.inf)
+    down = (rows - y[:, None]).square().masked_fill(rows > bottom[:, None], torch.inf)
+    squared = across[:, None, :] + down[:, :, None]
     inside = squared <= radius_px.square()[:, None, None]
     return CircleWindows(left.long(), top.long(), inside, squared, widths, heights, step)
 
@@ -162,19 +165,18 @@ def sample_windows(candidates: Candidates, windows: CircleWindows, which: Tensor
     cells = candidates.cells
     if which is not None:
         cells = cells[torch.arange(len(cells), device=cells.device), which][:, None]
-    rows, columns = cells.shape[2:]
     h, w = windows.inside.shape[1:]
 
-    def place(start: Tensor, length: int, axis: int, size: int) -> Tensor:
-        """Cell coordinates of samples, held within the head's own cells, from -1 to 1 between the outer centres."""
+    def weights(start: Tensor, length: int, axis: int, size: int) -> Tensor:
+        """Share of each cell in each sample along an axis, (P, length, size); held within the head's own cells."""
         pixels = start[:, None] + torch.arange(length, device=cells.device) * windows.step
         at = (pixels - candidates.first_xy[:, axis, None]) / candidates.cell_px[:, None]
-        last = candidates.sizes_hw[:, 1 - axis, None] - 1
-        return torch.minimum(at.clamp(min=0), last) * (2 / max(size - 1, 1)) - 1
+        at = torch.minimum(at.clamp(min=0), candidates.sizes_hw[:, 1 - axis, None] - 1)
+        apart = at[:, :, None] - torch.arange(size, device=cells.device)
+        return (1 - apart.abs()).clamp(min=0).to(cells.dtype)
 
-    x, y = place(windows.x0, w, 0, columns), place(windows.y0, h, 1, rows)
-    grid = torch.stack([x[:, None, :].expand(-1, h, -1), y[:, :, None].expand(-1, -1, w)], dim=-1)
-    return F.grid_sample(cells, grid.to(cells.dtype), mode="bilinear", padding_mode="border", align_corners=True)
+    across, down = weights(windows.x0, w, 0, cells.shape[3]), weights(windows.y0, h, 1, cells.shape[2])
+    return down[:, None] @ cells @ across.transpose(1, 2)[:, None]
 
 
 def judge(
@@ -205,7 +207,7 @@ def judge(
     rejected = ~_holds_head(candidates, near_head) | (in_circle < options.min_area_px)
     if exclusive:
         rank = rank * torch.exp(-options.kappa * candidates.other_heads) * (1 - leak) ** options.gamma
-        rejected |= (fill > FLOOD_FILL) & (leak > FLOOD_LEAK)
+        rejected |= (fill > FLOOD_FILL) & (leak > options.flood_leak)
     rank = rank.masked_fill(rejected, -torch.inf)
     best = rank.argmax(1, keepdim=True)
     return Judged(
@@ -234,15 +236,19 @@ def head_component(mask: NDArray[np.bool_], x: float, y: float, *, fill_holes: b
     """Keep the 4-connected component that is nearest to (x, y) in the window, and fill its holes if asked to."""
     if not mask.any():
         return mask
-    count, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=4)
-    if count > 2:
+    height, width = mask.shape
+    column, row = min(max(round(x), 0), width - 1), min(max(round(y), 0), height - 1)
+    if not mask[row, column]:
         rows, columns = np.nonzero(mask)
-        nearest = np.argmin((columns - x) ** 2 + (rows - y) ** 2)
-        mask = labels == labels[rows[nearest], columns[nearest]]
+        nearest = int(np.argmin((columns - x) ** 2 + (rows - y) ** 2))
+        row, column = int(rows[nearest]), int(columns[nearest])
+    filled = mask.astype(np.uint8)
+    cv2.floodFill(filled, None, (column, row), 2)
+    mask = filled == 2
     if fill_holes:
-        around = cv2.copyMakeBorder((~mask).view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
-        _, labels = cv2.connectedComponents(around, connectivity=4)
-        mask = labels[1:-1, 1:-1] != labels[0, 0]
+        around = cv2.copyMakeBorder(mask.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+        cv2.floodFill(around, None, (0, 0), 2)
+        mask = around[1:-1, 1:-1] != 2
     return np.asarray(mask, bool)
 
 
@@ -292,20 +298,31 @@ def _settle_block(
 ) -> None:
     """Settle the pixels of one block of the image among the windows ``rows`` that reach into it, into ``apart``."""
     best = np.full(shape, -np.inf, np.float32)
-    best_distance = np.full(shape, np.inf, np.float32)
     owner = np.full(shape, -1, np.int32)
     left, top = (int(value) for value in corner_xy)
     parts = {row: _overlap(windows[row], left, top, shape) for row in rows.tolist()}
     for row, (here, part) in parts.items():
-        y, x = np.ogrid[top + here[0].start : top + here[0].stop, left + here[1].start : left + here[1].stop]
-        distance = (np.hypot(x - points_xy[row, 0], y - points_xy[row, 1]) / radius_px[row]).astype(np.float32)
-        value = strength[row][part]
-        wins = windows[row].mask[part] & (
-            (value > best[here]) | ((value == best[here]) & (distance < best_distance[here]))
-        )
-        best[here][wins], best_distance[here][wins], owner[here][wins] = value[wins], distance[wins], row
+        mask, value = windows[row].mask[part], strength[row][part]
+        wins = mask & (value > best[here])
+        ties = mask & (value == best[here])  # never a free pixel: those hold -inf
+        if ties.any():
+            y, x = np.nonzero(ties)
+            rivals = owner[here][y, x]
+            pixels_xy = np.stack([x + (left + here[1].start), y + (top + here[0].start)], 1)
+            distance = _in_radii(pixels_xy, points_xy[[row]], radius_px[[row]])
+            nearer = distance < _in_radii(pixels_xy, points_xy[rivals], radius_px[rivals])
+            wins[y[nearer], x[nearer]] = True
+        np.copyto(best[here], value, where=wins)
+        np.copyto(owner[here], row, where=wins)
     for row, (here, part) in parts.items():
         apart[row][part] = owner[here] == row
+
+
+def _in_radii(
+    pixels_xy: NDArray[np.int64], points_xy: NDArray[np.float64], radius_px: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Distance of pixels to heads, in the heads' radii."""
+    return np.asarray(np.hypot(*(pixels_xy - points_xy).T) / radius_px, np.float32)
 
 
 Slices = tuple[slice, slice]

@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from skimage.color import rgb2lab
 from skimage.segmentation import slic
 
-from pipeline.annotators.base import MarkedImage
+from pipeline.annotators.base import MarkedImage, Marks
 from pipeline.annotators.exclusion import disc_window, head_component, keep_apart
 from pipeline.masks.instances import Instances
 from pipeline.masks.rle import Window
+
+SLIC_ROUNDS = 3
+"""Rounds of SLIC's clustering; ten gave no better regions."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +51,66 @@ class SuperpixelOptions:
 
 
 @dataclass(frozen=True)
-class Regions:
-    """Grown regions of one image.
+class Region:
+    """One head's grown region, in pixels of the scaled image.
 
     Args:
-        windows: N masks in windows of the image, clipped to their circles, each with its head's component.
-        inside_frac: (N,) float32, share of the grown segments' area inside the circle.
-        boxes_xyxy: (N, 4) float64 bounding boxes of the masks, image pixels.
+        mask: The head's component, within a circle a pixel wider than its own.
+        inside_frac: Share of the grown segments' area inside the circle.
     """
 
-    windows: list[Window]
-    inside_frac: NDArray[np.float32]
-    boxes_xyxy: NDArray[np.float64]
+    mask: Window
+    inside_frac: float
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Grown regions of one image's heads.
+
+    Args:
+        each: N regions of the scaled image.
+        small_hw: Height and width of the scaled image.
+        marks: The heads and their circles.
+    """
+
+    each: list[Region]
+    small_hw: tuple[int, int]
+    marks: Marks
+
+    @property
+    def inside_frac(self) -> NDArray[np.float32]:
+        """Share of each one's grown segments inside its circle: (N,)."""
+        return np.array([region.inside_frac for region in self.each], np.float32)
+
+    def boxes_xyxy(self) -> NDArray[np.float64]:
+        """Bounding boxes within the circles' own: (N, 4) image pixels; a region of no pixel has its head's place."""
+        (height, width), (small_height, small_width) = self.marks.size_hw, self.small_hw
+        per_small = np.array([width / small_width, height / small_height])
+        points_xy, reach = self.marks.points_xy, self.marks.radius_px[:, None]
+        low_xy, high_xy = points_xy.copy(), points_xy.copy()
+        for row, region in enumerate(self.each):
+            columns, rows = np.flatnonzero(region.mask.mask.any(0)), np.flatnonzero(region.mask.mask.any(1))
+            if len(rows):
+                x0, y0 = region.mask.x0, region.mask.y0
+                low_xy[row] = np.array([x0 + columns[0], y0 + rows[0]]) * per_small
+                high_xy[row] = np.array([x0 + columns[-1] + 1, y0 + rows[-1] + 1]) * per_small - 1
+        return np.concatenate([np.maximum(low_xy, points_xy - reach), np.minimum(high_xy, points_xy + reach)], axis=1)
+
+    def windows(self) -> list[Window]:
+        """Masks in windows of the image, clipped to their circles."""
+        (height, width), (small_height, small_width) = self.marks.size_hw, self.small_hw
+        small_rows = ((np.arange(height) + 0.5) * (small_height / height)).astype(int)
+        small_columns = ((np.arange(width) + 0.5) * (small_width / width)).astype(int)
+        windows = []
+        for (x, y), radius, region in zip(self.marks.points_xy, self.marks.radius_px, self.each, strict=True):
+            disc = disc_window(x, y, radius, self.marks.size_hw)
+            small = region.mask
+            rows = small_rows[disc.y0 : disc.y0 + disc.mask.shape[0]] - small.y0
+            columns = small_columns[disc.x0 : disc.x0 + disc.mask.shape[1]] - small.x0
+            shown = np.pad(small.mask, 1)  # what lies outside is not the region's
+            rows, columns = np.clip(rows, -1, small.mask.shape[0]) + 1, np.clip(columns, -1, small.mask.shape[1]) + 1
+            windows.append(Window(shown[np.ix_(rows, columns)] & disc.mask, disc.x0, disc.y0))
+        return windows
 
 
 class _Segments:
@@ -68,8 +119,9 @@ class _Segments:
     def __init__(self, image: NDArray[np.uint8], n_segments: int, compactness: float) -> None:
         # Without blur: thin segments of blended colours along edges would all be merged towards the top left.
         self.labels: NDArray[np.int64] = slic(
-            image, n_segments=n_segments, compactness=compactness, sigma=0, start_label=0, channel_axis=-1
-        ).astype(np.int64)
+            image, n_segments=n_segments, compactness=compactness, max_num_iter=SLIC_ROUNDS, sigma=0, start_label=0,
+            channel_axis=-1,
+        ).astype(np.int64)  # fmt: skip
         count = int(self.labels.max()) + 1
         flat = self.labels.ravel()
         lab = rgb2lab(image).reshape(-1, 3)
@@ -95,7 +147,7 @@ def _touching(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np
 
 
 def grow_regions(marked: MarkedImage, options: SuperpixelOptions) -> Regions:
-    """Grow every head's region.
+    """Grow every head's region, at the scale of the superpixels.
 
     Args:
         marked: Image, heads and circles.
@@ -105,49 +157,36 @@ def grow_regions(marked: MarkedImage, options: SuperpixelOptions) -> Regions:
         One region per head; the segment under a head always belongs to its region.
     """
     if len(marked.points_xy) == 0:
-        return Regions([], np.zeros(0, np.float32), np.zeros((0, 4)))
+        return Regions([], marked.size_hw, marked)
     height, width = marked.size_hw
-    scale = min(2.0, options.radius_px / float(np.median(marked.radius_px)))
+    median = float(np.median(marked.radius_px))
+    scale = min(2.0, options.radius_px / median)
     small_hw = max(1, round(height * scale)), max(1, round(width * scale))
     small = cv2.resize(marked.image, small_hw[::-1], interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    circle_area = np.pi * (float(np.median(marked.radius_px)) * scale) ** 2
-    n_segments = max(2, round(small_hw[0] * small_hw[1] / circle_area * options.segments_per_circle))
+    n_segments = max(
+        2, round(small_hw[0] * small_hw[1] / (np.pi * (median * scale) ** 2) * options.segments_per_circle)
+    )
     segments = _Segments(np.asarray(small, np.uint8), n_segments, options.compactness)
-    ratio = np.array([small_hw[1] / width, small_hw[0] / height])
-    windows, inside, boxes = [], [], []
-    for (x, y), radius in zip(marked.points_xy, marked.radius_px, strict=True):
-        disc = disc_window(x, y, radius, marked.size_hw)
-        rows = np.arange(disc.y0, disc.y0 + disc.mask.shape[0])
-        columns = np.arange(disc.x0, disc.x0 + disc.mask.shape[1])
-        small_rows = np.clip(((rows + 0.5) * ratio[1]).astype(int), 0, small_hw[0] - 1)
-        small_columns = np.clip(((columns + 0.5) * ratio[0]).astype(int), 0, small_hw[1] - 1)
-        patch = segments.labels[np.ix_(small_rows, small_columns)]
-        head = int(np.clip(round(y) - disc.y0, 0, len(rows) - 1)), int(np.clip(round(x) - disc.x0, 0, len(columns) - 1))
-        grown, share = _grow(segments, patch, disc.mask, int(patch[head]), float(ratio.prod()), options)
-        chosen = np.zeros(len(segments.area), bool)
-        chosen[grown] = True
-        mask = head_component(chosen[patch] & disc.mask, x - disc.x0, y - disc.y0, fill_holes=True) & disc.mask
-        windows.append(Window(mask, disc.x0, disc.y0))
-        inside.append(share)
-        boxes.append(_box(windows[-1], x, y))
-    return Regions(windows, np.array(inside, np.float32), np.array(boxes))
+    points_xy = (marked.points_xy + 0.5) * [small_hw[1] / width, small_hw[0] / height] - 0.5
+    each = []
+    for (x, y), radius in zip(points_xy, marked.radius_px * scale, strict=True):
+        disc = disc_window(x, y, radius + 1, small_hw)
+        patch = segments.labels[disc.y0 : disc.y0 + disc.mask.shape[0], disc.x0 : disc.x0 + disc.mask.shape[1]]
+        rows, columns = np.ogrid[: patch.shape[0], : patch.shape[1]]
+        inside = np.hypot(columns - (x - disc.x0), rows - (y - disc.y0)) <= radius
+        head = np.clip(np.round([y - disc.y0, x - disc.x0]).astype(int), 0, np.array(patch.shape) - 1)
+        grown, share = _grow(segments, patch[inside], int(patch[tuple(head)]), options)
+        mask = head_component(np.isin(patch, grown) & disc.mask, x - disc.x0, y - disc.y0, fill_holes=True) & disc.mask
+        each.append(Region(Window(mask, disc.x0, disc.y0), share))
+    return Regions(each, small_hw, marked)
 
 
 def _grow(
-    segments: _Segments,
-    patch: NDArray[np.int64],
-    disc: NDArray[np.bool_],
-    seed: int,
-    small_per_px: float,
-    options: SuperpixelOptions,
+    segments: _Segments, inside: NDArray[np.int64], seed: int, options: SuperpixelOptions
 ) -> tuple[list[int], float]:
-    """Take in adjacent, alike segments until none is left; give them and their share inside the circle."""
-    per_segment = np.bincount(patch[disc])
-    found = np.flatnonzero(per_segment)
-    counts = per_segment[found]
-    share = dict(
-        zip(found.tolist(), np.minimum(1.0, counts * small_per_px / segments.area[found]).tolist(), strict=True)
-    )
+    """Take in adjacent, alike segments until none is left; give them and their share ``inside`` the circle."""
+    found, counts = np.unique(inside, return_counts=True)
+    share = dict(zip(found.tolist(), (counts / segments.area[found]).tolist(), strict=True))
     grown, frontier = {seed}, [seed]
     while frontier:
         current = frontier.pop()
@@ -162,27 +201,14 @@ def _grow(
                 grown.add(other)
                 frontier.append(other)
     area = segments.area[list(grown)]
-    inside = float((area * [share.get(one, 0.0) for one in grown]).sum() / area.sum())
-    return sorted(grown), inside
-
-
-def _box(window: Window, x: float, y: float) -> tuple[float, float, float, float]:
-    rows, columns = np.nonzero(window.mask)
-    if len(rows) == 0:
-        return x, y, x, y
-    return (
-        float(window.x0 + columns.min()),
-        float(window.y0 + rows.min()),
-        float(window.x0 + columns.max()),
-        float(window.y0 + rows.max()),
-    )
+    return sorted(grown), float((area * [share.get(one, 0.0) for one in grown]).sum() / area.sum())
 
 
 class SuperpixelAnnotator:
     """Masks from colour alone: grown regions, contested pixels to the nearer head. Needs no weights."""
 
     name = "superpixel"
-    algorithm_version = 1
+    algorithm_version = 2
     weights_sha256: str | None = None
 
     def __init__(self, options: SuperpixelOptions) -> None:
@@ -191,8 +217,9 @@ class SuperpixelAnnotator:
     def annotate(self, marked: MarkedImage) -> Instances:
         """Give one row per point; the score is the share of the grown segments inside the circle."""
         regions = grow_regions(marked, self.options)
-        even = [np.zeros(window.mask.shape, np.float32) for window in regions.windows]
-        windows = keep_apart(regions.windows, even, marked.points_xy, marked.radius_px, marked.size_hw)
+        grown = regions.windows()
+        even = [np.zeros(window.mask.shape, np.float32) for window in grown]
+        windows = keep_apart(grown, even, marked.points_xy, marked.radius_px, marked.size_hw)
         filled = np.array([bool(window.mask.any()) for window in windows], bool)
         return Instances.from_windows(
             marked.size_hw,

@@ -9,12 +9,11 @@ from scipy.spatial import KDTree
 NEIGHBORS = 9
 """Heads over which the local median radius is taken, so that one odd circle does not call for a tile of its own."""
 
-RADII_PER_SIDE = 6.0
-"""A tile's side is at least this many radii of each head it owns: the model sees beyond the circle, and neighbouring
-tiles, which overlap by two radii, do not cover the image many times over."""
+RADII_PER_SIDE = 5.6
+"""A tile's side is at least this many radii of each head it owns: the model sees beyond the circle."""
 
-SCALES_PER_OCTAVE = 2
-"""So many sides from one to its half: with halves alone a tile would be magnified twice as much as wanted at worst."""
+SCALES_PER_OCTAVE = 3
+"""So many sides from one to its half; with halves alone a tile would be magnified up to twice as much as wanted."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +41,19 @@ def plan_tiles(
     model_px: int,
     min_radius_model_px: float,
     max_magnification: float = 4.0,
+    coarser_steps: int = 0,
 ) -> list[Tile]:
-    """Cover all heads with tiles whose scale fits the circles around them (specification EDP-SAM §2).
+    """Cover all heads with few tiles whose scale fits the circles around them (specification EDP-SAM §2).
 
-    Sides are the image's longer side divided by 1, √2, 2, 2√2, …, down to the side at which the greatest magnification
-    is reached. A head goes to the largest at which the median radius around it measures ``min_radius_model_px`` in the
-    model's input; so uneven density gets tiles of several scales. Neighbouring tiles of one side overlap by twice the
-    largest radius there (at most half a tile), and a head belongs to the tile that holds its circle, or most of it,
-    and whose centre is nearest.
+    Sides are the image's longer side divided by 1, 2^⅓, 2^⅔, 2, …, down to the side at which the greatest magnification
+    is reached. A head wants the largest at which the median radius around it measures ``min_radius_model_px`` in the
+    model's input; so uneven density gets tiles of several scales. No side is less than 5.6 radii of its heads: where
+    circles are too large for the image's own side, one tile larger than the image has them all, and is padded.
+
+    Tiles are laid from coarse to fine and each from the highest, then leftmost head that still waits. Each takes all
+    heads that it holds with their circles and that want its side, or up to ``coarser_steps`` less, and is then centred
+    on them. At last every head goes to the tile that holds its circle and whose centre is nearest, of its own side if
+    there is one.
 
     Args:
         points_xy: (N, 2) float64, image pixels.
@@ -58,70 +62,97 @@ def plan_tiles(
         model_px: Side of the model's input.
         min_radius_model_px: Wanted median radius in pixels of the model's input.
         max_magnification: A tile is never enlarged more than this; a smaller image is padded.
+        coarser_steps: A head may go to a tile so many sides coarser than its own where one lies there anyway.
 
     Returns:
-        The tiles, coarse to fine, then by row and column; each head in exactly one, none without heads.
+        The tiles, coarse to fine, then by row and column; each head in exactly one, which holds all of its circle that
+        the image has; none without heads.
     """
     if len(points_xy) == 0:
         return []
-    height, width = size_hw
-    longest = max(height, width)
+    steps = _wanted_steps(points_xy, radius_px, max(size_hw), min_radius_model_px / model_px)
+    spans = _Spans.of(points_xy, radius_px, size_hw)
+    finest = int(np.ceil(model_px / max_magnification))
+    sides = np.maximum(np.ceil(max(size_hw) / 2 ** (steps / SCALES_PER_OCTAVE)), finest).astype(np.int64)
+    coarsest = np.maximum(np.ceil(max(size_hw) / 2 ** ((steps - coarser_steps) / SCALES_PER_OCTAVE)), finest)
+    places = _lay(spans, sides, coarsest.astype(np.int64))
+    owner = _own(spans, sides, coarsest.astype(np.int64), places)
+    tiles = [Tile(*place, np.flatnonzero(owner == number)) for number, place in enumerate(places)]
+    return sorted((tile for tile in tiles if len(tile.rows)), key=lambda tile: (-tile.side_px, tile.y0, tile.x0))
+
+
+@dataclass(frozen=True)
+class _Spans:
+    """What the circles cover of the image: (N, 2) xy of the bounding boxes' corners, at most to the image's edges."""
+
+    low_xy: NDArray[np.float64]
+    high_xy: NDArray[np.float64]
+    size_wh: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, points_xy: NDArray[np.float64], radius_px: NDArray[np.float64], size_hw: tuple[int, int]) -> "_Spans":
+        size_wh = np.array(size_hw[::-1])
+        low, high = points_xy - radius_px[:, None], points_xy + radius_px[:, None]
+        return cls(np.clip(low, -0.5, size_wh - 0.5), np.clip(high, -0.5, size_wh - 0.5), size_wh)
+
+    def held(self, x0: int, y0: int, side_px: int) -> NDArray[np.bool_]:
+        """Which lie in a tile wholly: (N,)."""
+        corner = np.array([x0, y0]) - 0.5
+        return np.asarray(((self.low_xy >= corner) & (self.high_xy <= corner + side_px)).all(1))
+
+    def first(self, rows: NDArray[np.bool_], axis: int, side_px: int) -> int:
+        """Where a tile begins that holds the first of some circles along an axis at its edge."""
+        return int(np.clip(np.floor(self.low_xy[rows, axis].min() + 0.5), 0, max(0, self.size_wh[axis] - side_px)))
+
+    def centered(self, rows: NDArray[np.bool_], axis: int, side_px: int) -> int:
+        """Where a tile begins that has some circles in its middle and holds them, as the tile :meth:`first` gives."""
+        low, high = self.low_xy[rows, axis].min(), self.high_xy[rows, axis].max()
+        wanted = np.clip(np.round((low + high - side_px + 1) / 2), np.ceil(high - side_px + 0.5), np.floor(low + 0.5))
+        return int(np.clip(wanted, 0, max(0, self.size_wh[axis] - side_px)))
+
+
+def _wanted_steps(
+    points_xy: NDArray[np.float64], radius_px: NDArray[np.float64], longest: int, min_radius: float
+) -> NDArray[np.float64]:
+    """How many steps finer than the image each head wants its tile; ``min_radius`` in sides of a tile."""
     neighbors = min(NEIGHBORS, len(points_xy))
     _, nearest = KDTree(points_xy).query(points_xy, k=np.arange(1, neighbors + 1))
     local_radius = np.median(radius_px[nearest], axis=1)
-    finest = int(np.ceil(model_px / max_magnification))
-    for_scale = np.ceil(SCALES_PER_OCTAVE * np.log2(longest * min_radius_model_px / (model_px * local_radius)) - 1e-9)
+    for_scale = np.ceil(SCALES_PER_OCTAVE * np.log2(longest * min_radius / local_radius) - 1e-9)
     for_circle = np.floor(SCALES_PER_OCTAVE * np.log2(longest / (RADII_PER_SIDE * radius_px)) + 1e-9)
-    halvings = np.maximum(np.minimum(for_scale, for_circle), 0) / SCALES_PER_OCTAVE
-    sides = np.maximum(np.ceil(longest / 2**halvings), finest).astype(np.int64)
-    tiles: list[Tile] = []
-    for side in np.unique(sides)[::-1]:
-        rows = np.flatnonzero(sides == side)
-        tiles += _tiles_of_side(points_xy[rows], radius_px[rows], rows, int(side), size_hw)
-    return tiles
+    steps = np.minimum(np.maximum(for_scale, 0), for_circle)
+    too_large = steps < 0
+    if too_large.any():
+        steps[too_large] = SCALES_PER_OCTAVE * np.log2(longest / (RADII_PER_SIDE * radius_px.max()))
+    return np.asarray(steps)
 
 
-def _tiles_of_side(
-    points_xy: NDArray[np.float64],
-    radius_px: NDArray[np.float64],
-    rows: NDArray[np.int64],
-    side: int,
-    size_hw: tuple[int, int],
-) -> list[Tile]:
-    overlap = int(min(np.ceil(2 * radius_px.max()) + 1, side // 2))  # one more, since starts are rounded
-    height, width = size_hw
-    starts_y, starts_x = _starts(height, side, overlap), _starts(width, side, overlap)
-    choice_y = _choose(points_xy[:, 1], radius_px, starts_y, side, height)
-    choice_x = _choose(points_xy[:, 0], radius_px, starts_x, side, width)
-    tile_number = choice_y * len(starts_x) + choice_x
-    return [
-        Tile(
-            int(starts_x[number % len(starts_x)]),
-            int(starts_y[number // len(starts_x)]),
-            side,
-            rows[tile_number == number],
-        )
-        for number in np.unique(tile_number)
-    ]
+def _lay(spans: _Spans, sides: NDArray[np.int64], coarsest: NDArray[np.int64]) -> list[tuple[int, int, int]]:
+    """Lay tiles (x0, y0, side) until each head's circle lies in one between its own side and its coarsest."""
+    places = []
+    waiting = np.ones(len(sides), bool)
+    for side in np.unique(sides)[::-1].tolist():
+        welcome = (sides <= side) & (coarsest >= side)
+        while (due := waiting & (sides == side)).any():
+            y0 = spans.first(due, 1, side)
+            strip = due & (spans.high_xy[:, 1] <= y0 + side - 0.5)
+            while strip.any():
+                taken = waiting & welcome & spans.held(spans.first(strip, 0, side), y0, side)
+                places.append((spans.centered(taken, 0, side), spans.centered(taken, 1, side), side))
+                waiting &= ~taken
+                strip &= ~taken
+    return places
 
 
-def _starts(length: int, side: int, overlap: int) -> NDArray[np.int64]:
-    """First pixels of evenly spread tiles that cover a length and overlap by at least ``overlap``."""
-    if side >= length:
-        return np.zeros(1, np.int64)
-    count = int(np.ceil((length - side) / max(1, side - overlap))) + 1
-    return np.round(np.linspace(0, length - side, count)).astype(np.int64)
-
-
-def _choose(
-    center: NDArray[np.float64], radius: NDArray[np.float64], starts: NDArray[np.int64], side: int, length: int
+def _own(
+    spans: _Spans, sides: NDArray[np.int64], coarsest: NDArray[np.int64], places: list[tuple[int, int, int]]
 ) -> NDArray[np.int64]:
-    """Along one axis: the tile with most of each circle's span inside the image, nearest centre among equals."""
-    low, high = np.clip(center - radius, -0.5, length - 0.5), np.clip(center + radius, -0.5, length - 0.5)
-    left, right = starts - 0.5, starts + side - 0.5
-    held = np.minimum(high[:, None], right) - np.maximum(low[:, None], left)
-    whole = (low[:, None] >= left - 1e-9) & (high[:, None] <= right + 1e-9)
-    distance = np.abs(center[:, None] - (starts + (side - 1) / 2))
-    # Whole circles first; then the most of the span, in whole pixels so that rounding does not decide; then distance.
-    missing = np.where(whole, 0.0, 1.0 + np.floor(side - held))
-    return np.asarray(np.argmin(missing * (length + side + 1.0) * 4 + distance, axis=1), np.int64)
+    """Which tile each head goes to: (N,)."""
+    owner = np.full(len(sides), -1)
+    least = np.full(len(sides), np.inf)
+    middle_xy = (spans.low_xy + spans.high_xy) / 2
+    for number, (x0, y0, side) in enumerate(places):
+        distance = np.hypot(*(middle_xy - [x0, y0] - (side - 1) / 2).T) / side + 2 * (sides != side)
+        better = spans.held(x0, y0, side) & (sides <= side) & (coarsest >= side) & (distance < least)
+        owner[better], least[better] = number, distance[better]
+    return owner

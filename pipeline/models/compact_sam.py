@@ -4,8 +4,7 @@ A :class:`segment_anything.modeling.Sam` like the others, so that every caller t
 256 px input, logits of stride 4, about 5 M parameters. It stands for specification EDP-SAM §6 and differs inside, where
 a few thousand training steps had to be enough:
 
-- The encoder is a plain residual U-Net with group normalisation. In equal time it learnt several times what a
-  RepViT-M0.9 did, which needs large batches and long schedules.
+- The encoder is a plain residual U-Net with group normalisation.
 - Prompts stay coordinates. The decoder looks at a window centred on the head, as Mask R-CNN's (He et al. 2017, §3)
   looks at a region, and draws its mask with a small U-Net. Segment Anything's two-way transformer, from nothing, was
   after 400 steps where this one is after 30.
@@ -23,8 +22,9 @@ from torch import Tensor, nn
 INPUT_PX = 256
 STRIDE = 4
 LOGIT_PX = INPUT_PX // STRIDE
-WINDOW_CELLS = 32
-"""Side of the decoder's window, cells of stride 4: no circle in a planned tile reaches farther."""
+WINDOW_CELLS = 24
+"""Side of the decoder's window, cells of stride 4: no circle in a planned tile reaches farther, since a tile's side is
+at least 5.6 radii."""
 OFFSET_UNIT_PX = 32.0
 FAR_LOGIT = -8.0
 """Logit of all cells outside the window."""
@@ -35,7 +35,7 @@ BLOCKS = (1, 1, 2, 1)
 PYRAMID = (128, 96, 64)
 """Channels on the way up, at strides 16, 8 and 4."""
 WINDOW_WIDTHS = (48, 80, 112)
-"""Channels of the decoder at strides 4, 8 and 16."""
+"""Channels of the decoder at strides 4, 8 and 16; the first is also what the encoder hands it."""
 LAYOUT = 5
 """Maps of what the encoder sees in a cell: logits of person, head and border, xy offset to the head."""
 HINTS = 13
@@ -60,6 +60,7 @@ class CompactEncoder(nn.Module):
             nn.Sequential(_convolution(coarse + fine, out, size=1), _convolution(out, out))
             for coarse, fine, out in zip((WIDTHS[4], *PYRAMID[:2]), WIDTHS[3:0:-1], PYRAMID, strict=True)
         )
+        self.hand_over = nn.Conv2d(PYRAMID[2], WINDOW_WIDTHS[0], 3, padding=1, bias=False)
         self.layout = nn.Conv2d(PYRAMID[2], LAYOUT, 1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -69,7 +70,7 @@ class CompactEncoder(nn.Module):
             images: (B, 3, 256, 256).
 
         Returns:
-            (B, 69, 64, 64): 64 features, then the logits of a person, a head and a person's border, and the xy offset
+            (B, 53, 64, 64): 48 features, then the logits of a person, a head and a person's border, and the xy offset
             from the cell's centre to that person's head in units of 32 px.
         """
         current = self.stem(images)
@@ -80,7 +81,7 @@ class CompactEncoder(nn.Module):
         for merge, tap in zip(self.up, taps[-2::-1], strict=True):
             raised = F.interpolate(current, size=tap.shape[-2:], mode="bilinear", align_corners=False)
             current = merge(torch.cat([raised, tap], 1))
-        return torch.cat([current, self.layout(current)], 1)
+        return torch.cat([self.hand_over(current), self.layout(current)], 1)
 
 
 class CoordinatePrompts(nn.Module):
@@ -124,14 +125,21 @@ class WindowMaskDecoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         fine, middle, coarse = WINDOW_WIDTHS
-        self.enter = _convolution(PYRAMID[2] + HINTS, fine)
+        self.hint = nn.Conv2d(HINTS, fine, 3, padding=1, bias=False)
+        self.enter = _normed(fine)
         self.down = nn.ModuleList(
             [
                 nn.Sequential(_convolution(fine, middle, stride=2), _convolution(middle, middle)),
                 nn.Sequential(_convolution(middle, coarse, stride=2), _convolution(coarse, coarse)),
             ]
         )
-        self.up = nn.ModuleList([_convolution(coarse + middle, middle), _convolution(middle + fine, fine)])
+        self.narrow = nn.ModuleList([nn.Conv2d(coarse, middle, 1, bias=False), nn.Conv2d(middle, fine, 1, bias=False)])
+        self.up = nn.ModuleList(
+            [
+                nn.Sequential(_normed(middle), _convolution(middle, middle)),
+                nn.Sequential(_normed(fine), _convolution(fine, fine)),
+            ]
+        )
         self.masks = nn.Conv2d(fine, MASKS, 1)
         self.quality = nn.Sequential(nn.Linear(coarse + middle, 128), nn.ReLU(), nn.Linear(128, MASKS))
 
@@ -146,7 +154,7 @@ class WindowMaskDecoder(nn.Module):
         """Decode the prompts of one image.
 
         Args:
-            image_embeddings: (1, 69, 64, 64) of :class:`CompactEncoder`.
+            image_embeddings: (1, 53, 64, 64) of :class:`CompactEncoder`.
             image_pe: Not used.
             sparse_prompt_embeddings: (P, K + 2, 3) of :class:`CoordinatePrompts`.
             dense_prompt_embeddings: Not used.
@@ -163,10 +171,10 @@ class WindowMaskDecoder(nn.Module):
         within = ((columns >= 0) & (columns < LOGIT_PX))[:, None, :] & ((rows >= 0) & (rows < LOGIT_PX))[:, :, None]
         place = rows.clamp(0, LOGIT_PX - 1)[:, :, None], columns.clamp(0, LOGIT_PX - 1)[:, None, :]
         seen = image_embeddings[0].permute(1, 2, 0)[place].permute(0, 3, 1, 2)
-        features, layout = seen[:, : PYRAMID[2]], seen[:, PYRAMID[2] :]
+        features, layout = seen[:, : WINDOW_WIDTHS[0]], seen[:, WINDOW_WIDTHS[0] :]
         x, y = columns * STRIDE + (STRIDE - 1) / 2, rows * STRIDE + (STRIDE - 1) / 2
         hints = _hints(prompts, centers, x, y, layout.detach(), within)
-        logits, estimates = self._draw(torch.cat([features, hints.to(features.dtype)], 1))
+        logits, estimates = self._draw(self.enter(features + self.hint(hints.to(features.dtype))))
         canvas = logits.new_full(
             (len(prompts), LOGIT_PX + 2 * WINDOW_CELLS, LOGIT_PX + 2 * WINDOW_CELLS, MASKS), FAR_LOGIT
         )
@@ -178,12 +186,11 @@ class WindowMaskDecoder(nn.Module):
         chosen = slice(1, None) if multimask_output else slice(0, 1)
         return canvas[:, inner, inner].permute(0, 3, 1, 2)[:, chosen], estimates[:, chosen]
 
-    def _draw(self, window: Tensor) -> tuple[Tensor, Tensor]:
-        fine = self.enter(window)
+    def _draw(self, fine: Tensor) -> tuple[Tensor, Tensor]:
         middle = self.down[0](fine)
         coarse = self.down[1](middle)
-        merged = self.up[0](torch.cat([_twice(coarse), middle], 1))
-        drawn = self.up[1](torch.cat([_twice(merged), fine], 1))
+        merged = self.up[0](_twice(self.narrow[0](coarse)) + middle)
+        drawn = self.up[1](_twice(self.narrow[1](merged)) + fine)
         summary = torch.cat([coarse.mean((2, 3)), merged.mean((2, 3))], 1)
         return self.masks(drawn), self.quality(summary)
 
@@ -214,17 +221,6 @@ def _hints(prompts: Tensor, centers: Tensor, x: Tensor, y: Tensor, layout: Tenso
     has_box = (prompts[:, -1, 2] == 3)[:, None, None]
     in_x, in_y = (x >= low[:, 0]) & (x <= high[:, 0]), (y >= low[:, 1]) & (y <= high[:, 1])
     box = torch.where(has_box, torch.where(in_y[:, :, None] & in_x[:, None, :], 1.0, -1.0), 0.0)
-    logits = layout[:, :3].float().clamp(-6, 6) / 3
-    vote_x, vote_y = from_x + layout[:, 3].float(), from_y + layout[:, 4].float()
-    low, high = prompts[:, -2, :2, None], prompts[:, -1, :2, None]
-    has_box = (prompts[:, -1, 2] == 3)[:, None, None]
-    in_x, in_y = (x >= low[:, 0]) & (x <= high[:, 0]), (y >= low[:, 1]) & (y <= high[:, 1])
-    box = torch.where(has_box, torch.where(in_y[:, :, None] & in_x[:, None, :], 1.0, -1.0), 0.0)
-    negative = (prompts[..., 2] == 0).to(from_x.dtype)
-    away = (x[:, None, None, :] - prompts[:, :, 0, None, None]).square() + (
-        y[:, None, :, None] - prompts[:, :, 1, None, None]
-    ).square()
-    repelled = (torch.exp(-away / (2 * 8.0**2)) * negative[:, :, None, None]).amax(1)
     away = _from_negatives(prompts, x[:, None, :].expand_as(from_x), y[:, :, None].expand_as(from_y))
     at_x, at_y = (
         x[:, None, :] + OFFSET_UNIT_PX * layout[:, 3].float(),
@@ -276,7 +272,11 @@ def _norm(width: int) -> nn.GroupNorm:
 
 def _convolution(width_in: int, width_out: int, *, size: int = 3, stride: int = 1) -> nn.Sequential:
     convolution = nn.Conv2d(width_in, width_out, size, stride=stride, padding=size // 2, bias=False)
-    return nn.Sequential(convolution, _norm(width_out), nn.ReLU())
+    return nn.Sequential(convolution, *_normed(width_out))
+
+
+def _normed(width: int) -> nn.Sequential:
+    return nn.Sequential(_norm(width), nn.ReLU())
 
 
 def _twice(coarse: Tensor) -> Tensor:

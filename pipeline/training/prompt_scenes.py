@@ -17,10 +17,17 @@ from torch.utils.data import Dataset
 from pipeline.annotators.prompting import DEFAULT_NEGATIVES, nearest_others
 from pipeline.datasets.crowd_scene.scene import Scene, render_scene
 from pipeline.geometry.nnec import nnec_radii
-from pipeline.models.compact_sam import INPUT_PX, OFFSET_UNIT_PX, STRIDE
+from pipeline.models.compact_sam import INPUT_PX, OFFSET_UNIT_PX, STRIDE, WINDOW_CELLS
 
-SCENE_REUSE = 3
+SCENE_REUSE = 4
 NEAR_RADII = 1.5
+MAGNIFICATIONS = 0.75, 3.9
+MEDIAN_RADII_PX = 22.0, 48.0
+"""Median radius of a tile's circles in pixels of the model's input: what planned tiles give, and somewhat more."""
+RADII_PER_SPACING = 0.54
+"""Median radius in these scenes, as a share of the root of the area per head."""
+MAX_RADIUS_PX = WINDOW_CELLS * STRIDE / 2 - STRIDE
+"""No larger circle is asked for: planned tiles have none, and the decoder's window would not hold it."""
 NEGATIVES, NEGATIVES_PROB = DEFAULT_NEGATIVES["compact"], 0.8
 
 
@@ -33,8 +40,9 @@ class PromptableOptions:
         images_per_step: Synthetic scenes in a step.
         prompts_per_image: People prompted in a scene, at most.
         learning_rate: Peak of the AdamW rate, reached after ``warmup_steps``, cosine to zero after.
+        kernel_learning_rate: The same of Muon's, which moves the kernels of hidden layers.
         warmup_steps: Steps of linear warm-up.
-        weight_decay: AdamW weight decay.
+        weight_decay: Decoupled weight decay of both.
         outside_weight: Weight of all cells outside the exclusion circle together; that of all inside is 1.
         seed: Seed of scenes, prompts and initial weights.
         checkpoint_every: Steps between resumable checkpoints.
@@ -42,10 +50,11 @@ class PromptableOptions:
         bf16: Compute the network in bfloat16 where that is safe; 1.4 times as fast on a CPU that has it.
     """
 
-    steps: int = 4600
+    steps: int = 10_000
     images_per_step: int = 4
     prompts_per_image: int = 12
     learning_rate: float = 1e-3
+    kernel_learning_rate: float = 0.02
     warmup_steps: int = 100
     weight_decay: float = 0.01
     outside_weight: float = 0.3
@@ -95,7 +104,7 @@ class CrowdPrompts(Dataset[list[PromptBatch]]):
 
     def __init__(self, options: PromptableOptions) -> None:
         self.options = options
-        self._scenes: dict[tuple[int, int], Scene] = {}
+        self._scenes: dict[tuple[int, int], tuple[Scene, int]] = {}
 
     def __len__(self) -> int:
         return self.options.steps
@@ -103,55 +112,78 @@ class CrowdPrompts(Dataset[list[PromptBatch]]):
     def __getitem__(self, step: int) -> list[PromptBatch]:
         batches = []
         for slot in range(self.options.images_per_step):
-            scene = self._scene(slot, (step + slot) // SCENE_REUSE)
+            scene, tile_px = self._scene(slot, (step + slot) // SCENE_REUSE)
             rng = np.random.default_rng([self.options.seed, 1, step, slot])
-            batches.append(sample_prompts(rng, scene, self.options.prompts_per_image))
+            batches.append(sample_prompts(rng, scene, tile_px, self.options.prompts_per_image))
         return batches
 
-    def _scene(self, slot: int, number: int) -> Scene:
+    def _scene(self, slot: int, number: int) -> tuple[Scene, int]:
         if (slot, number) not in self._scenes:
             self._scenes = {key: scene for key, scene in self._scenes.items() if key[0] != slot}
-            rng = np.random.default_rng([self.options.seed, 0, slot, number])
-            side = int(np.clip(INPUT_PX / np.exp(rng.uniform(np.log(0.75), np.log(3.7))), 72, 352))
-            n_heads = int(np.exp(rng.uniform(np.log(5), np.log(min(160, 0.0022 * side * side + 6)))))
-            self._scenes[slot, number] = render_scene(rng, size_hw=(side, side), n_heads=n_heads)
+            self._scenes[slot, number] = draw_scene(np.random.default_rng([self.options.seed, 0, slot, number]))
         return self._scenes[slot, number]
 
 
-def sample_prompts(rng: np.random.Generator, scene: Scene, n_prompts: int) -> PromptBatch:
-    """Bring a scene to 256 px, mirror it at random, and draw prompts with their targets.
+def draw_scene(rng: np.random.Generator) -> tuple[Scene, int]:
+    """Draw a scene, and choose the side of the tiles to be cut from it, as an annotator would for its circles.
 
     Args:
         rng: Source of randomness.
-        scene: A scene with at least one head.
+
+    Returns:
+        The scene, square, and the side of a tile in its pixels, at most its own.
+    """
+    tile_px = INPUT_PX / np.exp(rng.uniform(*np.log(MAGNIFICATIONS)))
+    median_radius_px = np.exp(rng.uniform(*np.log(MEDIAN_RADII_PX))) * tile_px / INPUT_PX
+    side = round(tile_px * rng.uniform(1.0, 1.4))
+    n_heads = max(2, round((RADII_PER_SPACING * side / median_radius_px) ** 2))
+    return render_scene(rng, size_hw=(side, side), n_heads=n_heads), int(tile_px)
+
+
+def sample_prompts(rng: np.random.Generator, scene: Scene, tile_px: int, n_prompts: int) -> PromptBatch:
+    """Cut a tile from a scene, bring it to 256 px, mirror it at random, and draw prompts with their targets.
+
+    Circles are those of the whole scene. People whose circle is larger than the decoder's window are not asked for.
+
+    Args:
+        rng: Source of randomness.
+        scene: A square scene with at least one head.
+        tile_px: Side of the tile, at most the scene's.
         n_prompts: People to prompt, at most.
 
     Returns:
         Tensors on the CPU.
     """
-    side = scene.image.shape[0]
-    scale = INPUT_PX / side
+    side, scale = scene.image.shape[0], INPUT_PX / tile_px
     radii = nnec_radii(
         scene.points_xy, size_hw=(side, side), min_radius_px=3.0, max_radius_frac=0.25, radius_scale=1.0
     ).radius_px
+    about = scene.points_xy[rng.integers(len(radii))]
+    corner = np.clip(np.round(about - rng.uniform(0.05, 0.95, 2) * tile_px), 0, side - tile_px).astype(np.int64)
+    here = np.s_[corner[1] : corner[1] + tile_px, corner[0] : corner[0] + tile_px]
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    image = cv2.resize(scene.image, (INPUT_PX, INPUT_PX), interpolation=method)
-    labels = cv2.resize(scene.label_map.astype(np.float32), (INPUT_PX, INPUT_PX), interpolation=cv2.INTER_NEAREST_EXACT)
-    points = (scene.points_xy + 0.5) * scale - 0.5
+    image = cv2.resize(scene.image[here], (INPUT_PX, INPUT_PX), interpolation=method)
+    labels = cv2.resize(
+        scene.label_map[here].astype(np.float32), (INPUT_PX, INPUT_PX), interpolation=cv2.INTER_NEAREST_EXACT
+    )
+    points = (scene.points_xy - corner + 0.5) * scale - 0.5
+    radii, boxes_wh = radii * scale, scene.boxes_wh_px * scale
     if rng.random() < 0.5:
         image, labels = image[:, ::-1], labels[:, ::-1]
         points = points * [-1, 1] + [INPUT_PX - 1, 0]
-    layout = _layout(labels.astype(np.int64), points, radii * scale, scene.boxes_wh_px * scale)
+    layout = _layout(labels.astype(np.int64), points, radii, boxes_wh)
+    shown = ((points > -0.5) & (points < INPUT_PX - 0.5)).all(1)
     count = NEGATIVES if rng.random() < NEGATIVES_PROB else 0
-    chosen = rng.permutation(len(points))[:n_prompts]
-    negatives = nearest_others(points, radii * scale, count)[chosen]
-    points, circle_px = points[chosen], radii[chosen] * scale
+    negatives = nearest_others(points, radii, count)
+    negatives[((negatives <= -0.5) | (negatives >= INPUT_PX - 0.5)).any(2)] = np.nan
+    asked = np.flatnonzero(shown & (radii <= MAX_RADIUS_PX))
+    chosen = rng.permutation(asked if len(asked) else np.flatnonzero(shown))[:n_prompts]
+    points, circle_px, negatives = points[chosen], radii[chosen], negatives[chosen]
     masks = labels[None] == (chosen + 1)[:, None, None]
     grid = np.arange(INPUT_PX)
     distance = np.hypot(grid[None, None, :] - points[:, 0, None, None], grid[None, :, None] - points[:, 1, None, None])
     circles = distance <= circle_px[:, None, None]
-    head_px = scene.boxes_wh_px[chosen, 1] * scale / 2
-    spread = rng.normal(0, 0.22, points.shape) * head_px[:, None]
+    spread = rng.normal(0, 0.11, points.shape) * boxes_wh[chosen, 1, None]
     moved = np.clip(points + spread, 0, INPUT_PX - 1)
     inside = masks[np.arange(len(chosen)), np.round(moved[:, 1]).astype(int), np.round(moved[:, 0]).astype(int)]
     prompts = np.where(inside[:, None], moved, points)
@@ -159,13 +191,12 @@ def sample_prompts(rng: np.random.Generator, scene: Scene, n_prompts: int) -> Pr
     whole = rng.random(len(chosen)) < 0.2
     reach = circle_px[whole, None]
     boxes[whole] = np.clip(np.concatenate([points[whole] - reach, points[whole] + reach], 1), 0, INPUT_PX - 1)
-    kind = str(rng.choice(["point", "box", "both"], p=[0.5, 0.05, 0.45]))
     return PromptBatch(
         image=torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
         points_xy=torch.from_numpy(prompts.astype(np.float32)),
         boxes_xyxy=torch.from_numpy(boxes),
         negatives_xy=torch.from_numpy(negatives.astype(np.float32)),
-        kind=kind,
+        kind=str(rng.choice(["point", "box", "both"], p=[0.5, 0.05, 0.45])),
         targets=F.avg_pool2d(torch.from_numpy(masks.astype(np.float32)), STRIDE),
         circles=F.max_pool2d(torch.from_numpy(circles.astype(np.float32)), STRIDE) > 0,
         layout=torch.from_numpy(layout),

@@ -6,7 +6,7 @@ decoder's three candidates with the person's true visible mask, above all inside
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from pipeline.compute.files import atomic_write_bytes, digest_file, digest_json
 from pipeline.compute.progress import track
 from pipeline.models.compact_sam import build_compact_sam
+from pipeline.training.muon import KernelMuon, split_kernels
 from pipeline.training.prompt_scenes import CrowdPrompts, PromptableOptions, PromptBatch
 
 
@@ -119,10 +120,14 @@ def train_compact_sam(
     """
     torch.manual_seed(options.seed)
     sam = build_compact_sam().to(device).train()
-    optimizer = torch.optim.AdamW(sam.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, options))
+    kernels, others = split_kernels(sam)
+    optimizers: list[torch.optim.Optimizer] = [
+        KernelMuon(kernels, lr=options.kernel_learning_rate, weight_decay=options.weight_decay),
+        torch.optim.AdamW(others, lr=options.learning_rate, weight_decay=options.weight_decay),
+    ]
+    schedules = [torch.optim.lr_scheduler.LambdaLR(one, lambda step: _rate(step, options)) for one in optimizers]
     state_file = resume / f"compact_{digest_json(asdict(options))[:12]}.pt"
-    start = _load_state(state_file, sam, optimizer, schedule)
+    start = _load_state(state_file, sam, optimizers, schedules)
     steps = list(range(start, options.steps))
     loader: DataLoader[list[PromptBatch]] = DataLoader(
         CrowdPrompts(options),
@@ -144,11 +149,12 @@ def train_compact_sam(
         ]
         layout = layout_loss(embeddings[:, -5:].float(), torch.stack([batch.layout for batch in batches]))
         loss = torch.stack([part[0] for part in parts]).mean() + options.layout_weight * layout
-        optimizer.zero_grad(set_to_none=True)
+        sam.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(sam.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
         iou = float(torch.cat([part[1] for part in parts]).mean())
         report(
             {
@@ -160,7 +166,7 @@ def train_compact_sam(
             }
         )
         if (step + 1) % options.checkpoint_every == 0 or step + 1 == options.steps:
-            _save_state(state_file, step + 1, sam, optimizer, schedule)
+            _save_state(state_file, step + 1, sam, optimizers, schedules)
     return sam
 
 
@@ -191,25 +197,26 @@ def _on_device(loader: DataLoader[list[PromptBatch]], device: torch.device) -> I
         yield [batch.to(device) for batch in batches]
 
 
-def _save_state(path: Path, step: int, network: nn.Module, optimizer: torch.optim.Optimizer, schedule: Any) -> None:
+def _save_state(path: Path, step: int, network: nn.Module, optimizers: Sequence[Any], schedules: Sequence[Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     state = {
         "step": step,
         "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
+        "optimizers": [one.state_dict() for one in optimizers],
+        "schedules": [one.state_dict() for one in schedules],
     }
     torch.save(state, partial)
     partial.replace(path)
     path.with_suffix(".json").write_text(json.dumps({"step": step}) + "\n")
 
 
-def _load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, schedule: Any) -> int:
+def _load_state(path: Path, network: nn.Module, optimizers: Sequence[Any], schedules: Sequence[Any]) -> int:
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True, map_location="cpu")
     network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
+    for key, parts in (("optimizers", optimizers), ("schedules", schedules)):
+        for one, saved in zip(parts, state[key], strict=True):
+            one.load_state_dict(saved)
     return int(state["step"])

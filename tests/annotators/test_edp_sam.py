@@ -31,7 +31,7 @@ def check_rules(instances, marked) -> None:
 
 
 def test_the_best_candidate_wins_and_is_drawn_where_its_head_is() -> None:
-    marked = mark([[20.0, 24.0], [44.0, 40.0]], radius_px=[12.0, 12.0])
+    marked = mark([[20.0, 24.0], [44.0, 40.0]], radius_px=[10.5, 10.5])
     instances = annotate(marked)
     check_rules(instances, marked)
     assert instances.status.tolist() == ["ok", "ok"]
@@ -74,11 +74,11 @@ def test_a_real_mask_beats_a_fallback_disc() -> None:
             logits, estimates = super().decode(embedding, points_xy)
             return torch.where(points_xy[:, 0, None, None, None] < 32, logits, -logits.abs() - 1), estimates
 
-    marked = mark([[26.0, 32.0], [37.0, 32.0]], radius_px=[11.0, 11.0])
+    marked = mark([[26.0, 32.0], [36.5, 32.0]], radius_px=[10.5, 10.5])
     instances = annotate(marked, OneEyed(radii=(10.0, 3.0, 3.0)))
     check_rules(instances, marked)
     assert instances.status.tolist() == ["ok", "fallback"]
-    alone = annotate(mark([[26.0, 32.0]], radius_px=[11.0]), DiscModel(radii=(10.0, 3.0, 3.0)))
+    alone = annotate(mark([[26.0, 32.0]], radius_px=[10.5]), DiscModel(radii=(10.0, 3.0, 3.0)))
     np.testing.assert_array_equal(full_masks(instances)[0], full_masks(alone)[0])
 
 
@@ -93,7 +93,7 @@ class TwoRingModel(DiscModel):
         logits, estimates = super().decode(embedding, points_xy)
         distance = self.radii[0] - logits[:, :1]
         if self.hole:
-            shape = torch.where(logits[:, :1].roll(1, dims=3) == logits[:, :1].amax(), -3.0, 12.0 - distance)
+            shape = torch.where(logits[:, :1].roll(1, dims=3) == logits[:, :1].amax(), -3.0, 10.0 - distance)
         else:
             shape = torch.where(distance < 2, 6.0, torch.where(distance > 9, 6.0, -3.0))
         return shape.expand(-1, 3, -1, -1), estimates
@@ -101,7 +101,7 @@ class TwoRingModel(DiscModel):
 
 @pytest.mark.parametrize("hole", [False, True])
 def test_holes_are_filled_and_islands_dropped(hole) -> None:
-    marked = mark([[33.5, 33.5]], radius_px=[14.0])  # the centre of a cell of 4 pixels
+    marked = mark([[33.5, 33.5]], radius_px=[10.5])  # the centre of a cell of 4 pixels
     instances = annotate(marked, TwoRingModel(hole))
     check_rules(instances, marked)
     mask = full_masks(instances)[0]
@@ -185,6 +185,7 @@ def test_rows_do_not_depend_on_what_else_is_in_the_chunk() -> None:
         ({"prompts": ("points",)}, "got \\['points'\\]"),
         ({"min_radius_model_px": -1.0}, "min_radius_model_px must be"),
         ({"max_magnification": 0.5}, "max_magnification must be"),
+        ({"coarser_steps": -1}, "coarser_steps must be"),
         ({"negatives": -2}, "negatives must be"),
     ],
 )

@@ -83,7 +83,7 @@ def oracle(cells, estimate, head, radius, others, tile, size_hw, options, *, exc
     rejected = not holds_head or in_circle < options.min_area_px
     if exclusive:
         rank *= math.exp(-options.kappa * heads) * (1 - leak) ** options.gamma
-        rejected |= fill > 0.98 and leak > 0.5
+        rejected |= fill > 0.98 and leak > options.flood_leak
     sampled = [*value.values(), *(bilinear(cells, tile, *place) for place in [*near, *others])]
     limits = (0.0, options.stability_delta, -options.stability_delta)
     margin = min(abs(v - limit) for v in sampled for limit in limits)
@@ -196,12 +196,14 @@ def test_literal_figures_of_a_mask_that_leaks() -> None:
     # 9 x 9 pixels around the head, of which the circle of radius 4 holds 49; and as many again far off.
     logits = patch(slice(6, 15), slice(6, 15))
     logits[20:29, 20:29] = 9.0
-    judged = one_judged(logits, heads=[(10.0, 10.0), (24.0, 24.0)])
+    judged = one_judged(logits, heads=[(10.0, 10.0), (24.0, 24.0)], flood_leak=0.5)
     leak = 1 - 49 / 162
     assert float(judged.area_px) == 162
     assert float(judged.leak_frac) == pytest.approx(leak)
     assert float(judged.stability) == 1
     assert float(judged.rank) == -math.inf  # the circle is full and more than half of the mask lies outside
+    judged = one_judged(logits, heads=[(10.0, 10.0), (24.0, 24.0)])
+    assert float(judged.rank) == pytest.approx(0.8 * math.exp(-0.7) * (1 - leak) ** 0.5)  # but less than 95 %
     judged = one_judged(logits, heads=[(10.0, 10.0), (24.0, 24.0)], exclusive=False)
     assert float(judged.rank) == pytest.approx(0.8)
     logits[6:8, 6:15] = -9.0  # not full any more: 45 of 144 pixels

@@ -29,6 +29,7 @@ def keys(plan=PLAN, digest="a" * 64, marked=None):
         ({"options": EdpSamOptions(prompts=("head",))}, True),
         ({"options": EdpSamOptions(superpixel=SuperpixelOptions(compactness=9.0))}, True),
         ({"options": EdpSamOptions(max_magnification=2.0)}, True),
+        ({"options": EdpSamOptions(coarser_steps=1)}, True),
         ({"bf16": True}, True),
         ({"device": "cuda"}, True),
         ({"compiled": True}, True),
@@ -62,7 +63,7 @@ def test_it_travels() -> None:
 
 def test_provenance_tells_all_that_moves_a_mask() -> None:
     provenance = PLAN.provenance()
-    assert (provenance.algorithm, provenance.algorithm_version) == ("edp_sam", 2)
+    assert (provenance.algorithm, provenance.algorithm_version) == ("edp_sam", 3)
     assert provenance.params["exclusion"]["kappa"] == 0.7
     assert len(provenance.weights_sha256 or "") == 64
     assert AnnotatorPlan("disc").provenance().weights_sha256 is None

@@ -18,7 +18,7 @@ def annotate(marked, model, options=EdpSamOptions(prompts=("head",))):  # noqa: 
 def test_each_kind_gets_its_boxes_in_the_models_pixels() -> None:
     image = np.zeros((32, 32, 3), np.uint8)
     image[10:20, 6:18] = (250, 200, 30)
-    marked = mark([[11.0, 14.0]], (32, 32), radius_px=[8.0], image=image)
+    marked = mark([[11.0, 14.0]], (32, 32), radius_px=[5.0], image=image)
     model = DiscModel()
     annotate(marked, model, EdpSamOptions(prompts=("head", "superpixel", "box")))
     (point, none, _), (same, superpixel, _), (again, square, _) = model.calls
@@ -26,8 +26,8 @@ def test_each_kind_gets_its_boxes_in_the_models_pixels() -> None:
     assert torch.equal(point, same)
     assert torch.equal(point, again)
     assert point[0].tolist() == [22.5, 28.5]  # 32 px fill the model's 64
-    assert square[0].tolist() == [(11 - 8) * 2 + 0.5, (14 - 8) * 2 + 0.5, (11 + 8) * 2 + 0.5, (14 + 8) * 2 + 0.5]
-    region = grow_regions(marked, EdpSamOptions().superpixel).boxes_xyxy[0]
+    assert square[0].tolist() == [(11 - 5) * 2 + 0.5, (14 - 5) * 2 + 0.5, (11 + 5) * 2 + 0.5, (14 + 5) * 2 + 0.5]
+    region = grow_regions(marked, EdpSamOptions().superpixel).boxes_xyxy()[0]
     assert superpixel[0].tolist() == (region * 2 + 0.5).tolist()
 
 
@@ -89,6 +89,23 @@ def test_cut_tile_scales_and_pads(tile, size_hw, shown) -> None:
         assert (cut[channel, : shown[0], : shown[1]] == 10 * (channel + 1)).all()
         assert (cut[channel, shown[0] :] == 100 + 10 * channel).all()
         assert (cut[channel, :, shown[1] :] == 100 + 10 * channel).all()
+
+
+def test_beyond_the_image_lies_its_mirror_image_for_the_compact_model() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
+    cut = cut_tile(image, Tile(0, 0, SIDE_PX, np.arange(0)), SIDE_PX, None)
+    shown = cut.numpy().transpose(1, 2, 0)
+    np.testing.assert_array_equal(shown[:24, :40], image)
+    np.testing.assert_array_equal(shown[24:48, :40], image[::-1])
+    np.testing.assert_array_equal(shown[48:, :40], image[:16])
+    np.testing.assert_array_equal(shown[:24, 40:], image[:, :15:-1])
+    marked = mark([[12.0, 12.0]], (24, 40), radius_px=[6.0], image=image)
+    fake, compact = DiscModel(), DiscModel()
+    compact.name = "compact"
+    for model in (fake, compact):
+        annotate(marked, model)
+    assert (fake.tiles[0][0, 0, -1] == fake.sam.pixel_mean[0]).all()
+    assert not (compact.tiles[0][0, 0, -1] == fake.sam.pixel_mean[0]).all()
 
 
 def test_to_model_xy_keeps_pixel_centres() -> None:

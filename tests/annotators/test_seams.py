@@ -35,7 +35,7 @@ def test_masks_near_tile_borders_are_those_of_a_centred_tile(monkeypatch: pytest
     annotator = EdpSamAnnotator(load_sam("compact", torch.device("cpu")), OPTIONS)
     usual = annotator.annotate(marked)
     tiles = plan_tiles(
-        marked.points_xy, marked.radius_px, size_hw=marked.size_hw, model_px=256, min_radius_model_px=32.0
+        marked.points_xy, marked.radius_px, size_hw=marked.size_hw, model_px=256, min_radius_model_px=36.0
     )
     assert len(tiles) >= 6
     to_border_px = np.zeros(len(marked.points_xy))

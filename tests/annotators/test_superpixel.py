@@ -23,25 +23,25 @@ def test_a_region_grows_exactly_along_the_colour(radius) -> None:
     np.testing.assert_array_equal(full_masks(SuperpixelAnnotator(options).annotate(marked))[0], wanted)
     regions = grow_regions(marked, options)
     ys, xs = np.nonzero(wanted)
-    assert regions.boxes_xyxy[0].tolist() == [xs.min(), ys.min(), xs.max(), ys.max()]
+    assert regions.boxes_xyxy()[0].tolist() == [xs.min(), ys.min(), xs.max(), ys.max()]
     assert regions.inside_frac[0] > 0.9
 
 
 @pytest.mark.parametrize("radius", [16.0, 8.0])
 def test_edges_stay_where_they_are_at_another_scale(radius) -> None:
     marked = mark([[29.0, 29.0]], (60, 60), radius_px=[radius], image=two_colors(part=np.s_[25:35, 26:34]))
-    box = grow_regions(marked, SuperpixelOptions()).boxes_xyxy[0]
+    box = grow_regions(marked, SuperpixelOptions()).boxes_xyxy()[0]
     np.testing.assert_allclose(box, [26, 25, 33, 34], atol=1.0)
 
 
 def test_one_colour_fills_the_circle() -> None:
     image = np.full((60, 60, 3), 128, np.uint8)
     marked = mark([[30.0, 30.0]], (60, 60), radius_px=[12.0], image=image)
-    everything = grow_regions(marked, SuperpixelOptions(inside_frac=0.0)).windows[0]
+    everything = grow_regions(marked, SuperpixelOptions(inside_frac=0.0)).windows()[0]
     np.testing.assert_array_equal(
         full_masks(SuperpixelAnnotator(SuperpixelOptions(inside_frac=0.0)).annotate(marked)), circle_masks(marked)
     )
-    strict = grow_regions(marked, SuperpixelOptions(inside_frac=1.0)).windows[0]
+    strict = grow_regions(marked, SuperpixelOptions(inside_frac=1.0)).windows()[0]
     assert 0 < strict.mask.sum() < everything.mask.sum()
 
 
@@ -52,7 +52,7 @@ def test_colour_limits_stop_growth() -> None:
     areas = []
     for limits in ({"step_delta_e": 1.0}, {"seed_delta_e": 12.0}, {}):
         options = SuperpixelOptions(radius_px=36.0, segments_per_circle=60, **limits)
-        areas.append(int(grow_regions(marked, options).windows[0].mask.sum()))
+        areas.append(int(grow_regions(marked, options).windows()[0].mask.sum()))
     assert areas[0] < areas[1] < areas[2]
 
 
@@ -74,8 +74,8 @@ def test_rows_are_disjoint_and_inside_their_circles(seed, count, size_hw) -> Non
 
 def test_no_heads() -> None:
     regions = grow_regions(mark([]), SuperpixelOptions())
-    assert regions.windows == []
-    assert regions.boxes_xyxy.shape == (0, 4)
+    assert regions.windows() == []
+    assert regions.boxes_xyxy().shape == (0, 4)
     assert len(SuperpixelAnnotator(SuperpixelOptions()).annotate(mark([]))) == 0
 
 

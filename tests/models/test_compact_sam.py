@@ -45,7 +45,7 @@ def test_it_is_a_segment_anything_model(sam) -> None:
     assert sam.image_encoder.img_size == INPUT_PX
     with torch.inference_mode():
         embedding = sam.image_encoder(torch.zeros(1, 3, INPUT_PX, INPUT_PX))
-    assert embedding.shape == (1, 69, LOGIT_PX, LOGIT_PX)
+    assert embedding.shape == (1, 53, LOGIT_PX, LOGIT_PX)
     assert 4 * sam.prompt_encoder.image_embedding_size[0] == LOGIT_PX
     assert 4e6 < sum(value.numel() for value in sam.parameters()) < 6e6
     logits, estimates = decode(sam, embedding, at((20.0, 30.0), (200.0, 90.0)))
@@ -70,7 +70,7 @@ def test_segment_anythings_own_predictor_takes_it(sam) -> None:
 
 
 def test_a_mask_lies_in_the_window_around_its_head(sam) -> None:
-    embedding = torch.randn(1, 69, LOGIT_PX, LOGIT_PX)
+    embedding = torch.randn(1, 53, LOGIT_PX, LOGIT_PX)
     for x, y in ((128.0, 130.0), (0.0, 0.0), (255.0, 3.0)):
         logits, _ = decode(sam, embedding, at((x, y)))
         rows, columns = np.nonzero((logits[0, 0] != FAR_LOGIT).numpy())
@@ -82,7 +82,7 @@ def test_a_mask_lies_in_the_window_around_its_head(sam) -> None:
 
 
 def test_a_shifted_scene_gives_a_shifted_mask(sam) -> None:
-    embedding = torch.randn(1, 69, LOGIT_PX, LOGIT_PX)
+    embedding = torch.randn(1, 53, LOGIT_PX, LOGIT_PX)
     moved = embedding.roll((5, -3), (2, 3))  # whole cells
     logits, estimates = decode(sam, embedding, at((120.0, 128.0)))
     again, same = decode(sam, moved, at((120.0 - 3 * STRIDE, 128.0 + 5 * STRIDE)))
@@ -91,14 +91,14 @@ def test_a_shifted_scene_gives_a_shifted_mask(sam) -> None:
 
 
 def test_prompts_do_not_look_at_each_other(sam) -> None:
-    embedding = torch.randn(1, 69, LOGIT_PX, LOGIT_PX)
+    embedding = torch.randn(1, 53, LOGIT_PX, LOGIT_PX)
     together, _ = decode(sam, embedding, at((40.0, 50.0), (61.5, 70.0), (200.0, 20.0)))
     for row, point in enumerate(((40.0, 50.0), (61.5, 70.0), (200.0, 20.0))):
         torch.testing.assert_close(decode(sam, embedding, at(point))[0][0], together[row], rtol=1e-4, atol=1e-5)
 
 
 def test_every_prompt_counts(sam) -> None:
-    embedding = torch.randn(1, 69, LOGIT_PX, LOGIT_PX)
+    embedding = torch.randn(1, 53, LOGIT_PX, LOGIT_PX)
     points, labels = at((100.0, 100.0))
     alone, _ = decode(sam, embedding, (points, labels))
     boxed, _ = decode(sam, embedding, (points, labels), torch.tensor([[80.0, 90.0, 130.0, 140.0]]))
@@ -113,7 +113,7 @@ def test_every_prompt_counts(sam) -> None:
 def test_a_box_alone_is_centred_on(sam) -> None:
     sparse, _ = CoordinatePrompts()(None, torch.tensor([[10.0, 20.0, 50.0, 40.0]]), None)
     assert sparse.tolist() == [[[10, 20, 2], [50, 40, 3]]]
-    logits, _ = decode(sam, torch.randn(1, 69, LOGIT_PX, LOGIT_PX), None, torch.tensor([[110.0, 120.0, 150.0, 140.0]]))
+    logits, _ = decode(sam, torch.randn(1, 53, LOGIT_PX, LOGIT_PX), None, torch.tensor([[110.0, 120.0, 150.0, 140.0]]))
     rows, columns = np.nonzero((logits[0, 0] != FAR_LOGIT).numpy())
     assert abs((columns.min() + columns.max() + 1) / 2 * STRIDE - 130) <= STRIDE
     assert abs((rows.min() + rows.max() + 1) / 2 * STRIDE - 130) <= STRIDE

@@ -46,7 +46,7 @@ def test_the_compact_model_encodes_and_decodes(compact: PromptableModel) -> None
     assert compact.logit_px == 64
     tiles = torch.randint(0, 256, (2, 3, 256, 256)).float()
     embeddings = compact.encode(tiles)
-    assert embeddings.shape == (2, 69, 64, 64)
+    assert embeddings.shape == (2, 53, 64, 64)
     points_xy = torch.tensor([[10.0, 20.0], [200.5, 99.5], [0.0, 255.0]])
     logits, estimates = compact.decode(embeddings[0], points_xy)
     assert logits.shape == (3, CANDIDATES, 64, 64)

@@ -100,7 +100,7 @@ def test_train_compact_writes_weights_and_a_log(home: Path, monkeypatch: pytest.
     for _ in range(2):
         result = runner.invoke(app, ["train-compact", *arguments])
         assert result.exit_code == 0, result.output
-        assert "here/new.safetensors: 9." in result.output
+        assert "here/new.safetensors: 8." in result.output
     assert asked == [(1, 3, torch.device("cpu"), Path("resume/train-compact"), 0)] * 2
     assert len(load_file(home / "here/new.safetensors")) == len(build_compact_sam().state_dict())
     lines = (home / "logs/train-compact.jsonl").read_text().splitlines()

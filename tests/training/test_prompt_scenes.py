@@ -7,7 +7,14 @@ from pipeline.annotators.prompting import nearest_others
 from pipeline.datasets.crowd_scene.scene import Scene, render_scene
 from pipeline.geometry.nnec import nnec_radii
 from pipeline.models.compact_sam import INPUT_PX, LOGIT_PX, OFFSET_UNIT_PX, STRIDE
-from pipeline.training.prompt_scenes import NEGATIVES, CrowdPrompts, PromptableOptions, sample_prompts
+from pipeline.training.prompt_scenes import (
+    MAX_RADIUS_PX,
+    NEGATIVES,
+    CrowdPrompts,
+    PromptableOptions,
+    draw_scene,
+    sample_prompts,
+)
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +24,7 @@ def scene() -> Scene:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_prompts_fit_their_targets(scene: Scene, seed) -> None:
-    batch = sample_prompts(np.random.default_rng(seed), scene, 6)
+    batch = sample_prompts(np.random.default_rng(seed), scene, 128, 6)
     assert batch.image.shape == (3, INPUT_PX, INPUT_PX)
     assert batch.image.dtype == torch.uint8
     assert batch.points_xy.shape == (6, 2)
@@ -39,7 +46,7 @@ def test_prompts_fit_their_targets(scene: Scene, seed) -> None:
 
 
 def test_the_layout_points_to_the_heads(scene: Scene) -> None:
-    batch = sample_prompts(np.random.default_rng(1), scene, len(scene.points_xy))
+    batch = sample_prompts(np.random.default_rng(1), scene, 128, len(scene.points_xy))
     person, head, border, near = batch.layout[:4].bool().numpy()
     assert set(np.unique(batch.layout[:4])) == {0, 1}
     assert not (near & ~person).any()
@@ -63,7 +70,7 @@ def test_the_layout_points_to_the_heads(scene: Scene) -> None:
 
 
 def test_a_mirrored_image_has_mirrored_prompts(scene: Scene) -> None:
-    batches = [sample_prompts(np.random.default_rng(seed), scene, 3) for seed in range(12)]
+    batches = [sample_prompts(np.random.default_rng(seed), scene, 128, 3) for seed in range(12)]
     first = batches[0].image
     images = [torch.equal(batch.image, first) for batch in batches]
     mirrored = [torch.equal(batch.image.flip(2), first) for batch in batches]
@@ -78,13 +85,15 @@ def test_a_mirrored_image_has_mirrored_prompts(scene: Scene) -> None:
 
 def test_fewer_people_than_prompts() -> None:
     alone = render_scene(np.random.default_rng(0), size_hw=(96, 96), n_heads=1)
-    batch = sample_prompts(np.random.default_rng(0), alone, 8)
+    batch = sample_prompts(np.random.default_rng(0), alone, 96, 8)
     assert len(batch.points_xy) == len(batch.targets) == 1
 
 
 def test_circles_are_those_of_the_annotator(scene: Scene) -> None:
-    batch = sample_prompts(np.random.default_rng(3), scene, len(scene.points_xy))
+    batch = sample_prompts(np.random.default_rng(3), scene, 128, len(scene.points_xy))
     radii = nnec_radii(scene.points_xy, size_hw=(128, 128)).radius_px * INPUT_PX / 128
+    radii = radii[radii <= MAX_RADIUS_PX]
+    assert 0 < len(radii) < len(scene.points_xy)
     area = batch.circles.sum((1, 2)) * STRIDE**2
     inside = np.sort(np.pi * (np.sort(radii)) ** 2)
     # Cells that a circle only touches count whole; circles at the border are cut.
@@ -109,11 +118,11 @@ def test_a_step_is_a_pure_function_of_seed_and_number() -> None:
 def test_negatives_are_the_annotators(scene: Scene) -> None:
     shapes = set()
     for seed in range(12):
-        batch = sample_prompts(np.random.default_rng(seed), scene, len(scene.points_xy))
+        batch = sample_prompts(np.random.default_rng(seed), scene, 128, len(scene.points_xy))
         shapes.add(batch.negatives_xy.shape[1])
         heads_xy = (scene.points_xy + 0.5) * 2 - 0.5
         radii = nnec_radii(scene.points_xy, size_hw=(128, 128), min_radius_px=3.0, max_radius_frac=0.25).radius_px * 2
-        expected = nearest_others(heads_xy, radii, batch.negatives_xy.shape[1])
+        expected = nearest_others(heads_xy, radii, batch.negatives_xy.shape[1])[radii <= MAX_RADIUS_PX]
         found = batch.negatives_xy.double().numpy()
         mirrored = expected * [-1, 1] + [INPUT_PX - 1, 0]
         for one in (expected, mirrored):
@@ -123,3 +132,43 @@ def test_negatives_are_the_annotators(scene: Scene) -> None:
         else:
             pytest.fail("neither the heads' negatives nor their mirror image")
     assert shapes == {0, NEGATIVES}
+
+
+def test_a_tile_is_a_part_of_its_scene() -> None:
+    scene = render_scene(np.random.default_rng(5), size_hw=(384, 384), n_heads=40)
+    radii = nnec_radii(scene.points_xy, size_hw=(384, 384)).radius_px
+    corners = set()
+    for seed in range(12):
+        batch = sample_prompts(np.random.default_rng(seed), scene, INPUT_PX, 99)
+        image = batch.image.numpy().transpose(1, 2, 0)
+        found = [
+            (x, y, turned)
+            for x in range(129)
+            for y in range(129)
+            for turned, tile in ((False, image), (True, image[:, ::-1]))
+            if np.array_equal(scene.image[y, x : x + INPUT_PX], tile[0])
+            and np.array_equal(scene.image[y : y + INPUT_PX, x : x + INPUT_PX], tile)
+        ]
+        ((x, y, turned),) = found
+        corners.add((x, y))
+        heads_xy = scene.points_xy - [x, y]
+        shown = ((heads_xy > -0.5) & (heads_xy < INPUT_PX - 0.5)).all(1)
+        assert len(batch.points_xy) == (shown & (radii <= MAX_RADIUS_PX)).sum() > 0
+        if turned:
+            heads_xy = heads_xy * [-1, 1] + [INPUT_PX - 1, 0]
+        negatives = batch.negatives_xy.double().numpy().reshape(-1, 2)
+        negatives = negatives[~np.isnan(negatives).any(1)]
+        assert all(np.abs(heads_xy[shown] - one).max(1).min() < 1e-3 for one in negatives)
+    assert len(corners) > 6
+
+
+def test_scenes_have_the_circles_that_planned_tiles_have() -> None:
+    medians = []
+    for seed in range(30):
+        scene, tile_px = draw_scene(np.random.default_rng(seed))
+        side = scene.image.shape[0]
+        assert tile_px <= side <= 1.5 * tile_px
+        assert 256 / 4 < tile_px < 256 / 0.7
+        medians.append(np.median(nnec_radii(scene.points_xy, size_hw=(side, side)).radius_px) * INPUT_PX / tile_px)
+    assert 25 < np.median(medians) < 42
+    assert 12 < min(medians) < max(medians) < 80

@@ -108,7 +108,7 @@ def test_gradients_reach_the_model(scene: Scene) -> None:
     with torch.no_grad():
         for value in sam.parameters():  # some begin at zero, which stops the gradient of what stands before them
             value.add_(0.01 * torch.randn(value.shape))
-    batch = dataclasses.replace(sample_prompts(np.random.default_rng(0), scene, 2), kind="both")
+    batch = dataclasses.replace(sample_prompts(np.random.default_rng(0), scene, 128, 2), kind="both")
     embeddings = sam.image_encoder(sam.preprocess(torch.stack([batch.image, batch.image]).float()))
     loss, _ = promptable_loss(*decode_prompts(sam, embeddings[0], batch), batch, 1.0)
     (loss + layout_loss(embeddings[:, -5:], torch.stack([batch.layout] * 2))).backward()
