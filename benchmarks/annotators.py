@@ -36,6 +36,7 @@ ABLATION = {
     "superpixel prompts only": EdpSamOptions(prompts=("superpixel",)),
     "box prompts only": EdpSamOptions(prompts=("box",)),
     "both prompts, no exclusion": EdpSamOptions(exclusive=False),
+    "both prompts, mirrored": EdpSamOptions(mirrored=True),
 }
 """Row of the table → EDP-SAM's options."""
 PER_KIND = 10

@@ -47,11 +47,12 @@ class EdpSamOptions(PromptOptions):
     """How EDP-SAM tiles, prompts and chooses.
 
     Args:
-        prompts: See :class:`PromptOptions`, as for the next five.
+        prompts: See :class:`PromptOptions`, as for the next six.
         negatives: As there.
         min_radius_model_px: As there.
         max_magnification: As there.
         coarser_steps: As there.
+        mirrored: As there.
         superpixel: As there.
         exclusive: False drops the exclusion terms from the ranking, for ablations; masks are clipped all the same.
         exclusion: Weights and bounds of the choice among candidates.

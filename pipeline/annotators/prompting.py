@@ -5,7 +5,7 @@ Sections are those of our specification EDP-SAM; the method is that of arXiv 260
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import cv2
 import numpy as np
@@ -16,6 +16,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from pipeline.annotators.base import MarkedImage
+from pipeline.annotators.mirrored import MirroredModel
 from pipeline.annotators.proposals import CellSpans, Proposals, cell_spans, crop_cells, quantize
 from pipeline.annotators.superpixel import SuperpixelOptions, grow_regions
 from pipeline.compute.batches import Batches
@@ -48,6 +49,7 @@ class PromptOptions:
         max_magnification: No tile is enlarged more than this.
         coarser_steps: A head may go to a tile so many steps of 2^⅓ coarser than its own where one lies there anyway: 1
             gives fewer tiles, in which some heads are seen smaller than wanted.
+        mirrored: Ask about each tile's mirror image, too, and take the mean of the logits: twice the time.
         superpixel: How the regions behind superpixel prompts are grown.
     """
 
@@ -56,6 +58,7 @@ class PromptOptions:
     min_radius_model_px: float = 0.0
     max_magnification: float = 4.0
     coarser_steps: int = 0
+    mirrored: bool = False
     superpixel: SuperpixelOptions = field(default_factory=SuperpixelOptions)
 
     def __post_init__(self) -> None:
@@ -106,7 +109,7 @@ class Prompter:
     """
 
     def __init__(self, model: "PromptableModel", options: PromptOptions) -> None:
-        self.model = model
+        self.model = cast("PromptableModel", MirroredModel(model)) if options.mirrored else model
         self.options = options
         kind = "cuda" if model.device.type == "cuda" else "cpu"
         self._tile_batches = Batches(TILES_PER_BATCH[kind], "tiles")

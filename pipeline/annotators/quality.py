@@ -67,6 +67,7 @@ def weights_and_baselines(weights: str, device: torch.device) -> dict[str, Annot
     model = load_sam(weights, device)
     return {
         f"edp_sam, {weights}": EdpSamAnnotator(model, EdpSamOptions()),
+        f"edp_sam, {weights}, mirrored": EdpSamAnnotator(model, EdpSamOptions(mirrored=True)),
         f"edp_sam, {weights}, head prompts only": EdpSamAnnotator(model, EdpSamOptions(prompts=("head",))),
         "disc, overlaps shared out": DiscAnnotator(),
         "disc itself": CircleAnnotator(),

@@ -30,6 +30,7 @@ def keys(plan=PLAN, digest="a" * 64, marked=None):
         ({"options": EdpSamOptions(superpixel=SuperpixelOptions(compactness=9.0))}, True),
         ({"options": EdpSamOptions(max_magnification=2.0)}, True),
         ({"options": EdpSamOptions(coarser_steps=1)}, True),
+        ({"options": EdpSamOptions(mirrored=True)}, True),
         ({"bf16": True}, True),
         ({"device": "cuda"}, True),
         ({"compiled": True}, True),
