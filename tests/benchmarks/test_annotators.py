@@ -78,7 +78,7 @@ def test_the_command_writes_table_and_pictures(tmp_path, monkeypatch) -> None:
     result = CliRunner().invoke(app, ["--scenes", "1", "--out", str(tmp_path / "new"), "--weights", "compact"])
     assert result.exit_code == 0, result.output
     table = (tmp_path / "new" / "ablation.md").read_text()
-    assert table.count("`edp_sam` (compact)") == 10
+    assert table.count("`edp_sam` (compact)") == 12
     assert "1 held-out scenes" in table
     picture = (tmp_path / "new" / "examples.jpg").read_bytes()
     assert picture[:2] == b"\xff\xd8"
