@@ -48,6 +48,7 @@ def main(
         test_ids=run.splits.test,
         labeled_ids=run.splits.labeled_train,
         weights=paths.retrain / MODEL_FILE,
+        held_out_ids=run.splits.labeled_val,
         last_weights=paths.retrain / LAST_FILE,
         model=settings.model,
     )

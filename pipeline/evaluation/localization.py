@@ -52,6 +52,7 @@ def match_points(
     true_xy: npt.NDArray[np.float64],
     *,
     reach_px: float | npt.NDArray[np.float64],
+    box_wh_px: npt.NDArray[np.float64] | None = None,
 ) -> LocalizationCounts:
     """Match as many points as possible, one to one, each within reach (XMask, section 7).
 
@@ -59,9 +60,11 @@ def match_points(
         predicted_xy: (P, 2), image pixels.
         true_xy: (T, 2), image pixels.
         reach_px: Greatest distance of a pair, image pixels: one for all, or (T,) one for each true point.
+        box_wh_px: (T, 2) width and height of the box centred at each true point, image pixels. Where both are above 0
+            the predicted point must lie in the box or on its border, whatever the reach; NaN or 0 means no box.
 
     Raises:
-        ValueError: If there is neither one reach nor one for each true point.
+        ValueError: If there is neither one reach nor one for each true point, or not one box for each.
     """
     n_predicted, n_true = len(predicted_xy), len(true_xy)
     reach = np.asarray(reach_px, dtype=np.float64)
@@ -69,12 +72,23 @@ def match_points(
         raise ValueError(
             f"reach_px: expected a number or one for each of {n_true} true points, got shape {reach.shape}"
         )
+    if box_wh_px is not None and box_wh_px.shape != (n_true, 2):
+        raise ValueError(f"box_wh_px: expected shape ({n_true}, 2), got {box_wh_px.shape}")
     if n_predicted == 0 or n_true == 0:
         return LocalizationCounts(0, n_predicted, n_true)
-    near = KDTree(predicted_xy).query_ball_point(true_xy, np.broadcast_to(reach, n_true))
+    reach = np.broadcast_to(reach, n_true)
+    boxed = np.zeros(n_true, dtype=bool) if box_wh_px is None else (box_wh_px > 0).all(axis=1)
+    if box_wh_px is not None:
+        to_corner = np.nextafter(np.hypot(box_wh_px[:, 0], box_wh_px[:, 1]) / 2, np.inf)
+        reach = np.where(boxed, to_corner, reach)
+    near = KDTree(predicted_xy).query_ball_point(true_xy, reach)
     degree = np.array([len(each) for each in near])
     columns = np.concatenate([np.asarray(each, dtype=np.int64) for each in near])
     rows = np.repeat(np.arange(n_true), degree)
+    if box_wh_px is not None:
+        beside = 2 * np.abs(predicted_xy[columns] - true_xy[rows]) > box_wh_px[rows]
+        inside = ~(boxed[rows] & beside.any(axis=1))
+        rows, columns = rows[inside], columns[inside]
     graph = sparse.csr_matrix((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(n_true, n_predicted))
     matched = maximum_bipartite_matching(graph, perm_type="column")
     return LocalizationCounts(int((matched >= 0).sum()), n_predicted, n_true)

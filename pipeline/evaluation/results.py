@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from pipeline.evaluation.calibration import Calibration
 from pipeline.evaluation.counting import counting_errors
 from pipeline.evaluation.instance_iou import MatchResult, pool_matches
 from pipeline.evaluation.localization import LocalizationCounts
@@ -32,6 +33,7 @@ class ImageResult:
         match_half_disc: Discs of half that radius against the reference masks.
         match_annotator: The annotator's masks against the true masks, where there are both.
         localization: Reach (``4px``, ``8px``, ``radius``) → matched points.
+        count_calibrated: Heads that the chosen weights count with a calibrated threshold, where there is one.
     """
 
     image_id: str
@@ -44,6 +46,7 @@ class ImageResult:
     match_half_disc: MatchResult
     match_annotator: MatchResult | None = None
     localization: Mapping[str, LocalizationCounts] = field(default_factory=dict)
+    count_calibrated: int | None = None
 
     @property
     def error(self) -> int:
@@ -64,11 +67,13 @@ class Evaluation:
         images: One result per test image, sorted by image_id.
         reference: What masks are compared with: ``truth`` or ``annotator``.
         mean_count: Mean count of the labelled images, the guess of the simplest counter.
+        calibration: The count threshold chosen on held-out labelled images, if one was.
     """
 
     images: Sequence[ImageResult]
     reference: str
     mean_count: float
+    calibration: Calibration | None = None
 
     def metrics(self) -> dict[str, float | int | None]:
         """Give every figure under the name it has in ``metrics.json``; None where it is undefined."""
@@ -87,16 +92,38 @@ class Evaluation:
         if self.images and len(last) == len(true):
             errors_last = counting_errors(last, true)
             figures |= {"mae_last": errors_last.mae, "rmse_last": errors_last.rmse, "nae_last": errors_last.nae}
+        figures |= self._calibrated_figures(true)
         figures |= self._mask_figures()
         for reach in self.images[0].localization if self.images else ():
             pooled = sum((image.localization[reach] for image in self.images), LocalizationCounts(0, 0, 0))
-            figures[f"localization_f1_{reach}"] = pooled.f1
+            figures |= {
+                f"localization_f1_{reach}": pooled.f1,
+                f"localization_precision_{reach}": pooled.precision,
+                f"localization_recall_{reach}": pooled.recall,
+            }
         figures |= {
             "n_images": len(true),
             "n_heads": sum(true),
             "n_predicted": sum(image.count_predicted for image in self.images),
         }
         return {name: _rounded(value) for name, value in figures.items()}
+
+    def _calibrated_figures(self, true: Sequence[int]) -> dict[str, float | int]:
+        """Give the errors with the calibrated threshold, and what it did where it was chosen."""
+        counts = [image.count_calibrated for image in self.images if image.count_calibrated is not None]
+        if self.calibration is None or len(counts) != len(true):
+            return {}
+        errors = counting_errors(counts, true)
+        return {
+            "mae_calibrated": errors.mae,
+            "rmse_calibrated": errors.rmse,
+            "nae_calibrated": errors.nae,
+            "bias_calibrated": errors.bias,
+            "count_threshold": self.calibration.threshold,
+            "held_out_mae": self.calibration.mae_uncalibrated,
+            "held_out_mae_calibrated": self.calibration.mae,
+            "n_held_out_images": self.calibration.n_images,
+        }
 
     def _mask_figures(self) -> dict[str, float | int]:
         match = pool_matches([image.match for image in self.images])
@@ -127,6 +154,8 @@ class Evaluation:
             "count_last": pa.array([image.count_last for image in images], pa.int64()),
             "error": pa.array([image.error for image in images], pa.int64()),
         }
+        if self.calibration is not None:
+            columns["count_calibrated"] = pa.array([image.count_calibrated for image in images], pa.int64())
         percent = round(100 * MASK_IOU)
         floats = {
             f"matched_iou_{self.reference}": [image.match.mean_matched_iou for image in images],

@@ -37,11 +37,24 @@ _MEANINGS: dict[str, Meaning] = {
     "mae_last": Meaning("MAE, last weights", "MAE with the last weights instead of the chosen ones.", "lower"),
     "rmse_last": Meaning("RMSE, last weights", "RMSE with the last weights instead of the chosen ones.", "lower"),
     "nae_last": Meaning("NAE, last weights", "NAE with the last weights instead of the chosen ones.", "lower"),
+    "count_threshold": Meaning(
+        "Calibrated threshold",
+        "The logit above which a cell counts as a head in the calibrated figures, chosen on the held-out labelled "
+        "images; the paper's is 0.",
+        "",
+    ),
+    "held_out_mae": Meaning("MAE, held out", "MAE on the held-out labelled images, counting logits above 0.", ""),
+    "held_out_mae_calibrated": Meaning(
+        "MAE, held out, calibrated",
+        "MAE on the held-out labelled images with the calibrated threshold, which was chosen for it.",
+        "",
+    ),
     "annotator_matched_iou_truth": Meaning(
         "Matched IoU of the annotator",
         "How well the masks that the training saw fit the true ones, on the test images.",
         "higher",
     ),
+    "n_held_out_images": Meaning("Held-out images", "Labelled images that chose the calibrated threshold.", ""),
     "n_images": Meaning("Test images", "Number of images these figures are over.", ""),
     "n_heads": Meaning("Annotated heads", "In all test images.", ""),
     "n_predicted": Meaning("Predicted heads", "In all test images.", ""),
@@ -71,16 +84,28 @@ _PATTERNS: tuple[tuple[str, Meaning], ...] = (
         Meaning("Mean IoU at IoU ≥ {percent} %", "Mean IoU of the matches that reach it ({against}).", "higher"),
     ),
     (
-        r"localization_f1_radius",
-        Meaning("Localisation F1 in the head", "Predicted points matched one to one with annotated ones, within the "
-                "head's box, or its NNEC where it has none.", "higher"),
+        r"(?P<error>mae|rmse|nae|bias)_calibrated",
+        Meaning("{error}, calibrated", "{error} of the count with the threshold chosen on the held-out labelled images "
+                "instead of 0.", "lower"),
     ),
     (
-        r"localization_f1_(?P<reach>[\d.]+)px",
-        Meaning("Localisation F1 within {reach} px", "Predicted points matched one to one with annotated ones within "
-                "this distance.", "higher"),
+        r"localization_(?P<rate>f1|precision|recall)_radius",
+        Meaning("Localisation {rate} in the head", "Predicted points matched one to one with annotated ones, within "
+                "the head's box, or its NNEC where it has none: {share}.", "higher"),
+    ),
+    (
+        r"localization_(?P<rate>f1|precision|recall)_(?P<reach>[\d.]+)px",
+        Meaning("Localisation {rate} within {reach} px", "Predicted points matched one to one with annotated ones "
+                "within this distance: {share}.", "higher"),
     ),
 )  # fmt: skip
+
+_RATES = {
+    "f1": ("F1", "twice the pairs over all predicted and annotated points"),
+    "precision": ("precision", "the share of the predicted points"),
+    "recall": ("recall", "the share of the annotated points"),
+}
+_ERRORS = {"mae": "MAE", "rmse": "RMSE", "nae": "NAE", "bias": "Bias"}
 
 
 def meaning(name: str) -> Meaning:
@@ -95,5 +120,10 @@ def meaning(name: str) -> Meaning:
                 values["percent"] = str(int(values["percent"]))
             if "against" in values:
                 values["against"] = _AGAINST[values["against"]]
-            return Meaning(found.title.format(**values), found.text.format(**values), found.better)
+            if "rate" in values:
+                values["rate"], values["share"] = _RATES[values["rate"]]
+            better = "zero" if values.get("error") == "bias" else found.better
+            if "error" in values:
+                values["error"] = _ERRORS[values["error"]]
+            return Meaning(found.title.format(**values), found.text.format(**values), better)
     return Meaning(name, "", "")

@@ -1,7 +1,7 @@
 """Evaluation of a crowd net on the test images: counts, masks and points (XMask, section 7).
 
 The weights are the ones that were chosen on held-out labelled images; the test images choose nothing. Counts are the
-paper's: cells with a logit above 0.
+paper's: cells with a logit above 0. As an option they are also taken with a threshold chosen on the held-out images.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from pipeline.compute.progress import track
 from pipeline.datasets.images import read_image_rgb
 from pipeline.datasets.prepared import Points, Prepared
 from pipeline.errors import PipelineError, raise_all
+from pipeline.evaluation.calibration import LIMIT_LOGIT, Calibration, calibrate_threshold
 from pipeline.evaluation.instance_iou import MatchResult, matched_mean_iou
 from pipeline.evaluation.localization import LocalizationCounts, match_points
 from pipeline.evaluation.results import Evaluation, ImageResult
@@ -24,7 +25,14 @@ from pipeline.masks.label_map import disc_label_map
 from pipeline.masks.store import MaskStore
 from pipeline.models.crowd_net import CrowdNet, CrowdNetOptions
 from pipeline.pseudo_labels.energy import EVALUATION_ENERGY, EnergyOptions, energy_instances
-from pipeline.training.inference import HALO_PX, TILE_PX, count_heads, load_crowd_net, predict_image
+from pipeline.training.inference import (
+    HALO_PX,
+    TILE_PX,
+    cells_in_image,
+    count_heads,
+    load_crowd_net,
+    predict_image,
+)
 from pipeline.training.options import require_tile
 
 
@@ -42,6 +50,8 @@ class EvaluateOptions:
             are counted (probability at least 0.5).
         reach_px: Distances, in image pixels, within which a predicted point finds an annotated one.
         last_weights: Also count with the last weights, beside the chosen ones.
+        calibrate_count: Also count with the threshold on logits that gives the least MAE on the held-out labelled
+            images, beside the paper's 0.
         tile_px: Side of the square tiles in which images are predicted, halo included; a multiple of 16.
         halo_px: Context around a tile that is predicted and thrown away; a multiple of 16.
     """
@@ -49,6 +59,7 @@ class EvaluateOptions:
     energy: EnergyOptions = field(default_factory=_evaluation_energy)
     reach_px: tuple[float, ...] = (4.0, 8.0)
     last_weights: bool = True
+    calibrate_count: bool = False
     tile_px: int = TILE_PX
     halo_px: int = HALO_PX
 
@@ -69,6 +80,7 @@ class EvaluationInputs:
         test_ids: Images to evaluate on.
         labeled_ids: Labelled images; their mean count is the simplest guess.
         weights: Checkpoint chosen on held-out labelled images.
+        held_out_ids: These held-out images, for ``calibrate_count``.
         last_weights: The last weights; left out when there is no such file.
         model: What the network should be; any when None.
     """
@@ -78,6 +90,7 @@ class EvaluationInputs:
     test_ids: Sequence[str]
     labeled_ids: Sequence[str]
     weights: Path
+    held_out_ids: Sequence[str] = ()
     last_weights: Path | None = None
     model: CrowdNetOptions | None = None
 
@@ -96,7 +109,8 @@ def evaluate_crowd(inputs: EvaluationInputs, *, options: EvaluateOptions, device
         device: Where to predict.
 
     Raises:
-        PipelineError: If there are no test images, masks are missing, or a checkpoint cannot be used.
+        PipelineError: If there are no test images, masks are missing, a checkpoint cannot be used, or there are no
+            held-out images to calibrate on.
     """
     if not inputs.test_ids:
         raise PipelineError(f"{inputs.prepared.folder}: has no test images; give the data set a test split")
@@ -107,8 +121,9 @@ def evaluate_crowd(inputs: EvaluationInputs, *, options: EvaluateOptions, device
     last: CrowdNet | None = None
     if options.last_weights and inputs.last_weights is not None and inputs.last_weights.is_file():
         last, _ = load_crowd_net(inputs.last_weights, device=device, expected=inputs.model)
+    calibration = _calibrate(inputs, net, options, device) if options.calibrate_count else None
     results = [
-        _evaluate_image(image_id, inputs, reference, net, last, options, device)
+        _evaluate_image(image_id, inputs, reference, net, last, calibration, options, device)
         for image_id in track(sorted(inputs.test_ids), description="evaluate")
     ]
     labeled_counts = [inputs.prepared.image(image_id).n_points for image_id in inputs.labeled_ids]
@@ -116,7 +131,26 @@ def evaluate_crowd(inputs: EvaluationInputs, *, options: EvaluateOptions, device
         images=results,
         reference="annotator" if inputs.prepared.truth is None else "truth",
         mean_count=float(np.mean(labeled_counts)) if labeled_counts else 0.0,
+        calibration=calibration,
     )
+
+
+def _calibrate(inputs: EvaluationInputs, net: CrowdNet, options: EvaluateOptions, device: torch.device) -> Calibration:
+    """Choose the count threshold on the held-out labelled images."""
+    if not inputs.held_out_ids:
+        raise PipelineError(
+            "evaluate.calibrate_count: there are no held-out labelled images to choose the threshold on; "
+            "label more images, or set it to false"
+        )
+    logits, counts = [], []
+    for image_id in track(sorted(inputs.held_out_ids), description="calibrate"):
+        image = inputs.prepared.image(image_id)
+        pixels = read_image_rgb(image.path)
+        found, _ = predict_image(net, pixels, device=device, tile_px=options.tile_px, halo_px=options.halo_px)
+        cells = cells_in_image(found, image.size_hw)
+        logits.append(cells[cells > -LIMIT_LOGIT].numpy())
+        counts.append(image.n_points)
+    return calibrate_threshold(logits, counts)
 
 
 def _evaluate_image(
@@ -125,6 +159,7 @@ def _evaluate_image(
     reference: MaskStore,
     net: CrowdNet,
     last: CrowdNet | None,
+    calibration: Calibration | None,
     options: EvaluateOptions,
     device: torch.device,
 ) -> ImageResult:
@@ -133,7 +168,9 @@ def _evaluate_image(
     logits, embedding = predict_image(net, pixels, device=device, tile_px=options.tile_px, halo_px=options.halo_px)
     counted = count_heads(logits, image.size_hw)
     predicted = energy_instances(logits, embedding, options=options.energy, size_hw=image.size_hw)
-    count_last = None
+    count_last = count_calibrated = None
+    if calibration is not None:
+        count_calibrated = len(count_heads(logits, image.size_hw, calibration.threshold).prob)
     if last is not None:
         last_logits, _ = predict_image(last, pixels, device=device, tile_px=options.tile_px, halo_px=options.halo_px)
         count_last = len(count_heads(last_logits, image.size_hw).prob)
@@ -154,6 +191,7 @@ def _evaluate_image(
         match_half_disc=discs[1],
         match_annotator=_match_annotator(image_id, inputs, true_map),
         localization=_localization(counted.points_xy, true, image.size_hw, options),
+        count_calibrated=count_calibrated,
     )
 
 
@@ -172,9 +210,6 @@ def _localization(
 ) -> dict[str, LocalizationCounts]:
     """Match points within fixed distances, and within each head's box (its NNEC where it has none)."""
     found = {f"{reach:g}px": match_points(predicted_xy, true.points_xy, reach_px=reach) for reach in options.reach_px}
-    reach_px = nnec_radii(true.points_xy, size_hw=size_hw).radius_px
-    if true.box_wh_px is not None:
-        half_side_px = true.box_wh_px.max(axis=1) / 2
-        reach_px = np.where(half_side_px > 0, half_side_px, reach_px)
-    found["radius"] = match_points(predicted_xy, true.points_xy, reach_px=reach_px)
+    radius_px = nnec_radii(true.points_xy, size_hw=size_hw).radius_px
+    found["radius"] = match_points(predicted_xy, true.points_xy, reach_px=radius_px, box_wh_px=true.box_wh_px)
     return found

@@ -179,13 +179,26 @@ def _tiles(side_px: int, tile_px: int, halo_px: int) -> Iterator[_Tile]:
         yield _Tile(max(0, keep_start - halo_px), min(side_px, keep_stop + halo_px), keep_start, keep_stop)
 
 
-def count_heads(logits: Tensor, size_hw: tuple[int, int]) -> CountedPoints:
-    """Read the heads of a whole image off its logits: positive cells whose centre lies in the image.
+def count_heads(logits: Tensor, size_hw: tuple[int, int], threshold: float = 0.0) -> CountedPoints:
+    """Read the heads of a whole image off its logits: cells above the threshold whose centre lies in the image.
 
     Args:
         logits: (⌈H/4⌉, ⌈W/4⌉), as :func:`predict_image` gives.
         size_hw: Size of the image.
+        threshold: A cell counts if its logit is greater; 0 is the paper's.
     """
-    heads = count_points(logits)
-    inside = (heads.points_xy < np.array([size_hw[1], size_hw[0]]) - 0.5).all(axis=1)
-    return CountedPoints(points_xy=heads.points_xy[inside], prob=heads.prob[inside])
+    return count_points(cells_in_image(logits, size_hw), threshold)
+
+
+def cells_in_image(logits: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Leave out the last row and column of cells where their centres lie beyond the image's edge.
+
+    Args:
+        logits: (⌈H/4⌉, ⌈W/4⌉).
+        size_hw: Size of the image; its edges lie half a pixel beyond the centres of its outer pixels.
+
+    Returns:
+        A view of the cells with 4 i + 1.5 < H - 0.5 and 4 j + 1.5 < W - 0.5.
+    """
+    height, width = (max(0, -(-(side - STRIDE // 2) // STRIDE)) for side in size_hw)
+    return logits[:height, :width]

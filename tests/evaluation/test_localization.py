@@ -26,6 +26,29 @@ def test_matching_is_the_largest_there_is(seed: int, n_predicted: int, n_true: i
     assert same.n_matched == plain_matches(predicted_xy, true_xy, np.full(n_true, 4.0))
 
 
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 12))
+def test_a_box_takes_the_place_of_the_reach(seed: int, n_predicted: int, n_true: int) -> None:
+    rng = np.random.default_rng(seed)
+    predicted_xy, true_xy = rng.integers(0, 12, (n_predicted, 2)) * 1.0, rng.integers(0, 12, (n_true, 2)) * 1.0
+    reach_px, box_wh_px = rng.random(n_true) * 6, rng.choice([np.nan, 0, 1, 2, 6, 9], (n_true, 2))
+    near = np.zeros((n_true, n_predicted), dtype=bool)
+    for t, ((x, y), (width, height)) in enumerate(zip(true_xy, box_wh_px, strict=True)):
+        for p, (px, py) in enumerate(predicted_xy):
+            if width > 0 and height > 0:
+                near[t, p] = x - width / 2 <= px <= x + width / 2 and y - height / 2 <= py <= y + height / 2
+            else:
+                near[t, p] = math.hypot(px - x, py - y) <= reach_px[t]
+    found = match_points(predicted_xy, true_xy, reach_px=reach_px, box_wh_px=box_wh_px)
+    assert found.n_matched == near[linear_sum_assignment(near, maximize=True)].sum()
+
+
+def test_a_long_box_reaches_along_itself_only() -> None:
+    true_xy, box = np.array([[10.0, 10.0]]), np.array([[8.0, 2.0]])
+    for predicted, n_matched in (((14.0, 11.0), 1), ((14.1, 10.0), 0), ((10.0, 11.5), 0)):
+        assert match_points(np.array([predicted]), true_xy, reach_px=50, box_wh_px=box).n_matched == n_matched
+
+
 def test_each_point_is_used_once() -> None:
     found = match_points(np.array([[0.0, 0], [0, 1]]), np.array([[0.0, 0.5]]), reach_px=4)
     assert (found.precision, found.recall, found.f1) == (0.5, 1.0, pytest.approx(2 / 3))
@@ -52,3 +75,8 @@ def test_counts_add_up() -> None:
 def test_a_reach_for_each_true_point_or_one_for_all() -> None:
     with pytest.raises(ValueError, match=r"one for each of 2 true points, got shape \(3,\)"):
         match_points(np.zeros((1, 2)), np.zeros((2, 2)), reach_px=np.ones(3))
+
+
+def test_a_box_for_each_true_point() -> None:
+    with pytest.raises(ValueError, match=r"box_wh_px: expected shape \(2, 2\), got \(1, 2\)"):
+        match_points(np.zeros((1, 2)), np.zeros((2, 2)), reach_px=4, box_wh_px=np.ones((1, 2)))

@@ -1,8 +1,10 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from pipeline.evaluation.calibration import Calibration
 from pipeline.evaluation.instance_iou import MatchResult
 from pipeline.evaluation.localization import LocalizationCounts
 from pipeline.evaluation.results import Evaluation, ImageResult
@@ -43,6 +45,9 @@ def test_metrics_of_a_set() -> None:
     assert metrics["matched_iou_disc_truth"] == pytest.approx(12 * 0.2 / 54, rel=1e-5)
     assert metrics["matched_iou_half_disc_truth"] == pytest.approx(12 * 0.3 / 54, rel=1e-5)
     assert metrics["localization_f1_4px"] == pytest.approx(2 * 34 / (37 + 54), rel=1e-5)
+    assert metrics["localization_precision_4px"] == pytest.approx(34 / 37, rel=1e-5)
+    assert metrics["localization_recall_4px"] == pytest.approx(34 / 54, rel=1e-5)
+    assert not [name for name in metrics if "calibrated" in name or "held_out" in name]
     assert (metrics["n_images"], metrics["n_heads"], metrics["n_predicted"]) == (4, 54, 37)
     assert "mae_last" not in metrics
     assert "annotator_matched_iou_truth" not in metrics
@@ -55,6 +60,21 @@ def test_metrics_name_their_reference_and_last_weights() -> None:
     assert "matched_iou_annotator" in metrics
     assert "matched_iou_truth" not in metrics
     assert metrics["mae_ratio_to_mean_count"] is None, "the guess is perfect here, so the ratio is undefined"
+
+
+def test_calibrated_counts_stand_beside_the_others() -> None:
+    counts = {"a": 11, "b": 5, "c": 0, "d": 30}
+    images = [replace(image, count_calibrated=counts[image.image_id]) for image in IMAGES]
+    evaluation = Evaluation(images, "truth", mean_count=10.0, calibration=Calibration(-0.5, 1.25, 2.5, 8))
+    metrics = evaluation.metrics()
+    assert metrics["mae"] == pytest.approx((2 + 0 + 1 + 20) / 4), "the paper's figure stays"
+    assert metrics["mae_calibrated"] == pytest.approx((1 + 1 + 0 + 10) / 4)
+    assert metrics["rmse_calibrated"] == pytest.approx(math.sqrt((1 + 1 + 0 + 100) / 4), rel=1e-5)
+    assert metrics["nae_calibrated"] == pytest.approx((0.1 + 0.25 + 0.25) / 3, rel=1e-5)
+    assert metrics["bias_calibrated"] == pytest.approx((1 + 1 - 10) / 4)
+    assert (metrics["count_threshold"], metrics["n_held_out_images"]) == (-0.5, 8)
+    assert (metrics["held_out_mae"], metrics["held_out_mae_calibrated"]) == (2.5, 1.25)
+    assert evaluation.per_image_table()["count_calibrated"].to_pylist() == [11, 5, 0, 30]
 
 
 def test_undefined_figures_are_none() -> None:

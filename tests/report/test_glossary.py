@@ -13,6 +13,13 @@ from pipeline.report.glossary import meaning
         ("f1_50_truth", "F1 at IoU ≥ 50 %", "higher"),
         ("localization_f1_8px", "Localisation F1 within 8 px", "higher"),
         ("localization_f1_radius", "Localisation F1 in the head", "higher"),
+        ("localization_recall_radius", "Localisation recall in the head", "higher"),
+        ("localization_precision_4.5px", "Localisation precision within 4.5 px", "higher"),
+        ("mae_calibrated", "MAE, calibrated", "lower"),
+        ("bias_calibrated", "Bias, calibrated", "zero"),
+        ("count_threshold", "Calibrated threshold", ""),
+        ("held_out_mae_calibrated", "MAE, held out, calibrated", ""),
+        ("n_held_out_images", "Held-out images", ""),
     ],
 )
 def test_figures_have_a_meaning(name: str, title: str, better: str) -> None:

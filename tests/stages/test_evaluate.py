@@ -44,6 +44,17 @@ def test_the_stage_writes_metrics_and_report(workplace: Path) -> None:
     }  # fmt: skip
 
 
+def test_calibration_reads_the_held_out_images_of_the_split(workplace: Path) -> None:
+    Path("params.yaml").write_text(f"{PARAMS}evaluate: {{calibrate_count: true}}\n")
+    write_net(RUN / "retrain" / "model.safetensors", 0)
+    output = run(0)
+    assert "Calibrated threshold" in output
+    metrics = json.loads((RUN / "evaluate" / "metrics.json").read_text())
+    assert metrics["n_held_out_images"] == 1
+    assert {"mae", "mae_calibrated", "held_out_mae", "held_out_mae_calibrated"} <= set(metrics)
+    assert "MAE, calibrated" in (RUN / "evaluate" / "report.html").read_text()
+
+
 def test_without_a_student_one_message_says_so(workplace: Path) -> None:
     output = run(1)
     assert "error:" in output

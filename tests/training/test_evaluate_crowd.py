@@ -1,4 +1,5 @@
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -6,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.datasets.images import read_image_rgb
 from pipeline.datasets.prepared import Prepared
 from pipeline.errors import PipelineError
 from pipeline.masks.store import MaskStore
 from pipeline.models.crowd_net import CrowdNetOptions, build_crowd_net
 from pipeline.training.checkpoint import ModelRecord, save_model
-from pipeline.training.evaluate_crowd import EvaluateOptions, EvaluationInputs, evaluate_crowd
-from pipeline.training.inference import KIND
+from pipeline.training.evaluate_crowd import EvaluateOptions, EvaluationInputs, _localization, evaluate_crowd
+from pipeline.training.inference import KIND, count_heads, load_crowd_net, predict_image
 from tests.training.blobs import write_blob_dataset
 
 SMALL = CrowdNetOptions(width=8, mask_width=8, embed_dim=4, prior_prob=0.4)
@@ -88,6 +90,41 @@ def test_the_same_inputs_give_the_same_figures(inputs: EvaluationInputs) -> None
     assert all(a.predicted.equals(b.predicted) for a, b in zip(first.images, second.images, strict=True))
 
 
+def test_a_threshold_is_chosen_on_held_out_images_alone(inputs: EvaluationInputs) -> None:
+    options = EvaluateOptions(calibrate_count=True)
+    with_held_out = changed(inputs, held_out_ids=inputs.labeled_ids)
+    evaluation = evaluate_crowd(with_held_out, options=options, device=CPU)
+    plain = evaluate_crowd(inputs, options=EvaluateOptions(), device=CPU)
+    chosen = evaluation.calibration
+    assert chosen is not None
+    net, _ = load_crowd_net(inputs.weights, device=CPU)
+
+    def mae(image_ids: Sequence[str], threshold: float) -> float:
+        errors = []
+        for image_id in image_ids:
+            row = inputs.prepared.image(image_id)
+            logits, _ = predict_image(net, read_image_rgb(row.path), device=CPU)
+            errors.append(abs(len(count_heads(logits, row.size_hw, threshold).prob) - row.n_points))
+        return float(np.mean(errors))
+
+    assert chosen.n_images == len(inputs.labeled_ids)
+    assert chosen.mae == mae(inputs.labeled_ids, chosen.threshold)
+    assert chosen.mae_uncalibrated == mae(inputs.labeled_ids, 0.0)
+    assert chosen.mae < chosen.mae_uncalibrated, "an untrained net counts badly at 0, so the test can tell"
+    metrics = evaluation.metrics()
+    assert metrics["mae_calibrated"] == pytest.approx(mae(inputs.test_ids, chosen.threshold), rel=1e-5)
+    assert {name: value for name, value in metrics.items() if name in plain.metrics()} == plain.metrics()
+
+
+def test_heads_are_found_in_their_boxes(inputs: EvaluationInputs) -> None:
+    true = inputs.prepared.points("test/00")
+    beside_xy, below_xy = (true.points_xy[:1] + np.array(shift) for shift in ((6.0, 0.0), (0.0, 6.0)))
+    wide, high = (13.0, 1.0), (1.0, 13.0)
+    for wh_px, point_xy, n_matched in ((wide, beside_xy, 1), (wide, below_xy, 0), (high, below_xy, 1)):
+        boxed = replace(true, box_wh_px=np.tile(wh_px, (len(true), 1)))
+        assert _localization(point_xy, boxed, (64, 64), EvaluateOptions())["radius"].n_matched == n_matched
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -102,6 +139,11 @@ def test_inputs_that_cannot_be_evaluated_are_named(
 ) -> None:
     with pytest.raises(PipelineError, match=re.compile(message, re.DOTALL)):
         evaluate_crowd(changed(inputs, **changes), options=EvaluateOptions(), device=CPU)
+
+
+def test_without_held_out_images_nothing_can_be_calibrated(inputs: EvaluationInputs) -> None:
+    with pytest.raises(PipelineError, match=r"evaluate\.calibrate_count: there are no held-out labelled images"):
+        evaluate_crowd(inputs, options=EvaluateOptions(calibrate_count=True), device=CPU)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from torch import nn
 from pipeline.errors import PipelineError
 from pipeline.models.crowd_net import CrowdOutput, build_crowd_net
 from pipeline.training.checkpoint import save_model
-from pipeline.training.inference import _tiles, count_heads, load_crowd_net, predict_image
+from pipeline.training.inference import _tiles, cells_in_image, count_heads, load_crowd_net, predict_image
 from tests.training.conftest import MODEL
 
 CPU = torch.device("cpu")
@@ -109,6 +109,18 @@ def test_only_cells_with_their_centre_in_the_image_are_counted(size_hw, count):
     logits, _ = predict_image(FixedLogits(), random_image(size_hw), device=CPU)
     heads = count_heads(logits, size_hw)
     assert len(heads.points_xy) == len(heads.prob) == count
+
+
+@pytest.mark.parametrize("size_hw", [(h, w) for h in (1, 2, 3, 4, 5, 6, 7, 64) for w in (3, 8, 9)])
+def test_cells_in_an_image_are_those_whose_centres_are(size_hw):
+    logits = torch.zeros(-(-size_hw[0] // 4), -(-size_hw[1] // 4))
+    inside = [sum(4 * i + 1.5 < side - 0.5 for i in range(100)) for side in size_hw]
+    assert list(cells_in_image(logits, size_hw).shape) == inside
+
+
+def test_another_threshold_counts_other_cells():
+    logits = torch.tensor([[-2.0, 0.5], [1.5, 3.0]])
+    assert [len(count_heads(logits, (8, 8), threshold).prob) for threshold in (-3.0, 0.0, 0.5, 3.0)] == [4, 3, 2, 0]
 
 
 def test_a_checkpoint_is_loaded_as_it_was_saved(finished_run):
