@@ -1,5 +1,6 @@
 """Where each stage reads and writes: one place, so that stages, DVC and tests agree."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,6 +84,27 @@ class RunPaths(DatasetPaths):
     def evaluate(self) -> Path:
         """``metrics.json``, ``per_image.parquet``, ``plots/``, ``report.html``, ``overlays/``."""
         return self.run / "evaluate"
+
+    @property
+    def metrics(self) -> Path:
+        """Test figures of the stage evaluate."""
+        return self.evaluate / "metrics.json"
+
+    @property
+    def records(self) -> tuple[Path, Path]:
+        """What teacher and student were built and trained with."""
+        return self.warmup / "model.json", self.retrain / "model.json"
+
+    @classmethod
+    def evaluated(cls, data_root: Path = Path("data")) -> "list[RunPaths]":
+        """Find all runs that have test figures, sorted by data set, share and seed."""
+        found = []
+        for path in data_root.glob("*/labeled_*/seed_*/evaluate/metrics.json"):
+            dataset, labeled, seed = path.relative_to(data_root).parts[:3]
+            numbers = re.fullmatch(r"labeled_([1-9]\d*)/seed_(0|[1-9]\d*)", f"{labeled}/{seed}")
+            if numbers:
+                found.append(cls(dataset, data_root, labeled_pct=int(numbers[1]), seed=int(numbers[2])))
+        return sorted(found, key=lambda run: (run.dataset, run.labeled_pct, run.seed))
 
     @property
     def logs(self) -> Path:

@@ -66,9 +66,6 @@ def calibrate_threshold(
     errors = error + np.concatenate([[0], np.cumsum(change[order])[ends]])
     best = np.flatnonzero(errors == errors.min())
     thresholds = [_nearest_to_zero(bounds[k + 1], bounds[k], is_top=k == 0) for k in best]
-    uncalibrated = [
-        abs(int((np.asarray(image) > 0).sum()) - true) for image, true in zip(logits, true_counts, strict=True)
-    ]
     return Calibration(
         threshold=min(thresholds, key=abs),
         mae=float(errors.min()) / len(logits),

@@ -22,7 +22,7 @@ def all_thresholds(logits: list[np.ndarray], limit: float) -> list[float]:
     return values + [(low + high) / 2 for low, high in itertools.pairwise(values)]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.booleans())
 def test_no_threshold_is_better(seed: int, n_images: int, ties: bool) -> None:
     rng = np.random.default_rng(seed)
