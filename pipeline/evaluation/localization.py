@@ -77,8 +77,9 @@ def match_points(
     if n_predicted == 0 or n_true == 0:
         return LocalizationCounts(0, n_predicted, n_true)
     reach = np.broadcast_to(reach, n_true)
-    boxed = np.zeros(n_true, dtype=bool) if box_wh_px is None else (box_wh_px > 0).all(axis=1)
+    boxed: npt.NDArray[np.bool_] = np.zeros(n_true, dtype=np.bool_)
     if box_wh_px is not None:
+        boxed = np.all(box_wh_px > 0, axis=1)
         to_corner = np.nextafter(np.hypot(box_wh_px[:, 0], box_wh_px[:, 1]) / 2, np.inf)
         reach = np.where(boxed, to_corner, reach)
     near = KDTree(predicted_xy).query_ball_point(true_xy, reach)

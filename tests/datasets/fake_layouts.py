@@ -48,11 +48,12 @@ def write_shanghaitech(
     return root
 
 
-def write_qnrf(root: Path) -> Path:
-    for split, count in (("Train", 2), ("Test", 1)):
-        for number in range(1, count + 1):
+def write_qnrf(root: Path, *, train: Sequence[NDArray[np.float64]] = (POINTS, POINTS)) -> Path:
+    """One training image for each array of points, and one test image."""
+    for split, arrays in (("Train", train), ("Test", [POINTS])):
+        for number, points_xy in enumerate(arrays, start=1):
             write_image(root / split / f"img_{number:04d}.jpg", seed=number)
-            scipy.io.savemat(root / split / f"img_{number:04d}_ann.mat", {"annPoints": POINTS})
+            scipy.io.savemat(root / split / f"img_{number:04d}_ann.mat", {"annPoints": points_xy})
     return root
 
 
