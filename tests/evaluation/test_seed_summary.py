@@ -76,7 +76,7 @@ def test_a_figure_that_no_run_has_is_named_with_those_there_are() -> None:
         (run(1, settings={"retrain.parameters.w_bg": 0.1}),
          r"seed_0.*seed_1.*: made with different parameters: retrain\.parameters\.w_bg 0\.05 and 0\.1"),
         (run(1, n_heads=745), r"seed_0.*seed_1.*: made on different test images: n_heads is 744 and 745"),
-        (run(1, mae_last=4.0), r"seed_0.*seed_1.*: different options of evaluate: only one of them has mae_last"),
+        (run(1, mae_last=4.0), r"seed_0.*seed_1.*: made with different options.*: only one of them has mae_last"),
     ],
 )  # fmt: skip
 def test_runs_that_do_not_belong_together_are_refused(other: RunFigures, message: str) -> None:
