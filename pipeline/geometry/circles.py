@@ -43,17 +43,21 @@ def circle_pixels(
     bottom = torch.floor(y + radius + _SLACK_PX).clamp(max=end_row - 1)
     circle, row = _expand(top, bottom)
 
-    rise = row - y[circle]
-    half_chord = (radius[circle].square() - rise.square()).clamp(min=0).sqrt() + _SLACK_PX
-    left = torch.ceil(x[circle] - half_chord).clamp(min=0)
-    right = torch.floor(x[circle] + half_chord).clamp(max=size_hw[1] - 1)
+    # index_select takes a fifth of the time of indexing.
+    center_x, rise = x.index_select(0, circle), row - y.index_select(0, circle)
+    reach_squared, rise_squared = radius.square().index_select(0, circle), rise.square()
+    half_chord = (reach_squared - rise_squared).clamp(min=0).sqrt() + _SLACK_PX
+    left = torch.ceil(center_x - half_chord).clamp(min=0)
+    right = torch.floor(center_x + half_chord).clamp(max=size_hw[1] - 1)
     span, column = _expand(left, right)
 
-    circle, row, rise_squared = circle[span], row[span], rise.square()[span]
-    squared_distance = (column - x[circle]).square() + rise_squared
-    pairs = CirclePixels(circle, row, column, squared_distance)
-    inside = squared_distance <= radius.square()[circle]
-    return pairs if bool(inside.all()) else CirclePixels(*(values[inside] for values in pairs))
+    squared_distance = (column - center_x.index_select(0, span)).square_().add_(rise_squared.index_select(0, span))
+    pairs = CirclePixels(circle.index_select(0, span), row.index_select(0, span), column, squared_distance)
+    inside = squared_distance <= reach_squared.index_select(0, span)
+    if bool(inside.all()):
+        return pairs
+    kept = torch.nonzero(inside).flatten()
+    return CirclePixels(*(values.index_select(0, kept) for values in pairs))
 
 
 def _expand(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,4 +65,4 @@ def _expand(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
     lengths = (last - first + 1).clamp(min=0).long()
     ranges = torch.repeat_interleave(lengths)
     shift = first.long() - (lengths.cumsum(0) - lengths)
-    return ranges, torch.arange(len(ranges), device=ranges.device) + shift[ranges]
+    return ranges, shift.index_select(0, ranges).add_(torch.arange(len(ranges), device=ranges.device))

@@ -1,6 +1,6 @@
 """The embedding at image resolution: upsampled, blurred, and read at points (arXiv 2603.16241, section 3)."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,13 +29,23 @@ def smooth_embedding(
     first, end = rows or (0, height)
     top, bottom = max(first - _REACH, 0), min(end + _REACH, height)
     cells = embedding.float() if embedding.dtype in (torch.float16, torch.bfloat16) else embedding
-    cells = cells.contiguous(memory_format=torch.channels_last)
+    cells = _channels_last(cells)
     if (top, bottom) == (0, height):
         fine = F.interpolate(cells, size=(height, width), mode="bilinear", align_corners=False)
     else:
         fine = _upsample_rows(cells, height // cells.shape[-2], width, top, bottom)
     blurred: Tensor = _Blur.apply(fine, gaussian_kernel(blur_sigma).to(fine))
     return blurred[:, :, first - top : end - top]
+
+
+def _channels_last(cells: Tensor) -> Tensor:
+    """Lay (B, C, h, w) out with channels last, strides of axes of length 1 included.
+
+    ``contiguous`` takes one image of a batch as it is, and then its stride along the batch hides the layout from the
+    kernels: upsampling and blurring took six times as long.
+    """
+    batch, channels, height, width = cells.shape
+    return cells.permute(0, 2, 3, 1).reshape(-1).view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 class _Blur(torch.autograd.Function):
@@ -88,13 +98,37 @@ def sample_bilinear(
     Returns:
         (N, C).
     """
+    corners = bilinear_corners(points_xy, size_hw=size_hw, first_pixel=first_pixel)
+    return corners.blend(pixels.index_select(0, corners.row.flatten()))
+
+
+class BilinearCorners(NamedTuple):
+    """The four pixels around each point.
+
+    Args:
+        row: (4, N) int64, row of each pixel in the field.
+        weight: (4, N) float64, its weight; the four add up to 1.
+    """
+
+    row: Tensor
+    weight: Tensor
+
+    def blend(self, values: Tensor) -> Tensor:
+        """Weigh the (4·N, C) values of the pixels, in the order of ``row``, to (N, C)."""
+        weighted = values.view(*self.row.shape, values.shape[1]) * self.weight.to(values.dtype)[:, :, None]
+        return weighted.sum(dim=0)
+
+
+def bilinear_corners(points_xy: Tensor, *, size_hw: tuple[int, int], first_pixel: Tensor | int = 0) -> BilinearCorners:
+    """Find the pixels that a field is read from between pixel centres; for the arguments see sample_bilinear."""
     height, width = size_hw
     limit = points_xy.new_tensor([width - 1, height - 1])
     place = points_xy.clamp(min=0).minimum(limit)
     low = place.floor()
-    share_x, share_y = (place - low).to(pixels.dtype)[:, :, None].unbind(dim=1)
     (x0, y0), (x1, y1) = low.long().unbind(dim=1), (low + 1).minimum(limit).long().unbind(dim=1)
+    right, below = (place - low).unbind(dim=1)
     row0, row1 = first_pixel + y0 * width, first_pixel + y1 * width
-    upper = pixels.index_select(0, row0 + x0) * (1 - share_x) + pixels.index_select(0, row0 + x1) * share_x
-    lower = pixels.index_select(0, row1 + x0) * (1 - share_x) + pixels.index_select(0, row1 + x1) * share_x
-    return upper * (1 - share_y) + lower * share_y
+    return BilinearCorners(
+        row=torch.stack([row0 + x0, row0 + x1, row1 + x0, row1 + x1]),
+        weight=torch.stack([(1 - right) * (1 - below), right * (1 - below), (1 - right) * below, right * below]),
+    )

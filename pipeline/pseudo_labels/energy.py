@@ -238,16 +238,16 @@ def _draw_band(field: Tensor, features: Tensor, circles: _Circles, top: int, lam
     pixel = (pairs.y_px - top) * width + pairs.x_px
     difference = pixel_rows(field).index_select(0, pixel).sub_(features.index_select(0, pairs.circle))
     energy = torch.linalg.vector_norm(difference, dim=1).double()
-    energy += lambda_geo * (pairs.squared_distance / circles.radius_px.square()[pairs.circle])
+    energy += lambda_geo * (pairs.squared_distance / circles.radius_px.square().index_select(0, pairs.circle))
 
-    inside = energy < circles.limit[pairs.circle]
-    pixel, circle, energy = pixel[inside], pairs.circle[inside], energy[inside]
+    inside = torch.nonzero(energy < circles.limit.index_select(0, pairs.circle)).flatten()
+    pixel, circle, energy = (values.index_select(0, inside) for values in (pixel, pairs.circle, energy))
     least = energy.new_full((rows * width,), math.inf).scatter_reduce(0, pixel, energy, "amin")
-    wins = energy == least[pixel]
-    nobody = len(circles.rank)
-    owner = circle.new_full((rows * width,), nobody).scatter_reduce(0, pixel[wins], circle[wins], "amin")
+    wins = torch.nonzero(energy == least.index_select(0, pixel)).flatten()
+    winner, won = circle.index_select(0, wins), pixel.index_select(0, wins)
+    owner = circle.new_full((rows * width,), len(circles.rank)).scatter_reduce(0, won, winner, "amin")
     labels = torch.cat([circles.rank + 1, circles.rank.new_zeros(1)])
-    return labels[owner].view(rows, width).int()
+    return labels.index_select(0, owner).view(rows, width).int()
 
 
 def _at_least_float(embedding: Tensor) -> torch.dtype:

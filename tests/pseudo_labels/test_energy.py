@@ -53,7 +53,7 @@ def oracle(
     lambda_geo: float = 0.6,
     sigma: float = 1.5,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The label map as the spec says it, one pixel and one point at a time, and where rounding could decide otherwise.
+    """The label map as the spec says it, one point and one frame at a time, and where rounding could decide otherwise.
 
     The upsampled, blurred embedding has its own plain form in ``tests/models/test_embedding.py``.
     """
@@ -69,22 +69,27 @@ def oracle(
         x1, y1, a, b = min(x0 + 1, width - 1), min(y0 + 1, height - 1), cx - x0, cy - y0
         top = smooth[:, y0, x0] * (1 - a) + smooth[:, y0, x1] * a
         centers.append(top * (1 - b) + (smooth[:, y1, x0] * (1 - a) + smooth[:, y1, x1] * a) * b)
-    for y in range(height):
-        for x in range(width):
-            claims = []
-            for k, (px, py) in enumerate(points):
-                squared = (x - px) ** 2 + (y - py) ** 2
-                if squared > radii[k] * radii[k]:
-                    continue
-                value = float(np.linalg.norm(smooth[:, y, x] - centers[k])) + lambda_geo * squared / radii[k] ** 2
-                limit = math.inf if whole_disc and whole_disc[k] else tau
-                doubtful[y, x] |= abs(value - limit) < 1e-6
-                if value < limit:
-                    claims.append((value, (py, px), k))
-            if claims:
-                claims.sort()
-                label_map[y, x] = claims[0][2] + 1
-                doubtful[y, x] |= any(c[0] - claims[0][0] < 1e-6 and c[1] != claims[0][1] for c in claims[1:])
+    y, x = np.mgrid[:height, :width]
+
+    def claim(k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Energy of point k in the whole frame, and where it is close to the limit."""
+        squared = (x - points[k][0]) ** 2 + (y - points[k][1]) ** 2
+        value = np.linalg.norm(smooth[:, :height, :width] - centers[k][:, None, None], axis=0)
+        value += lambda_geo * squared / radii[k] ** 2
+        limit = math.inf if whole_disc and whole_disc[k] else tau
+        inside = squared <= radii[k] * radii[k]
+        return np.where(inside & (value < limit), value, math.inf), inside & (np.abs(value - limit) < 1e-6)
+
+    least = np.full(size_hw, math.inf)
+    for k in sorted(range(len(points)), key=lambda k: (points[k][1], points[k][0], k)):
+        value, close = claim(k)
+        doubtful |= close
+        wins = value < least
+        least[wins], label_map[wins] = value[wins], k + 1
+    place = np.array([(math.nan, math.nan), *points])[label_map]
+    for k in range(len(points)):
+        rival = (place != points[k]).any(axis=2)
+        doubtful |= rival & (claim(k)[0] - np.where(label_map > 0, least, -math.inf) < 1e-6)
     return label_map, doubtful
 
 
@@ -144,6 +149,15 @@ def test_many_points_in_single_precision_with_the_values_of_evaluation() -> None
     )
     assert_same(got, oracle(embedding, points, size_hw=(48, 64), tau=1.1, lambda_geo=0.8, sigma=3.0))
     assert len(np.unique(got.numpy())) > 50
+
+
+def test_three_thousand_points() -> None:
+    points = [(float(x), float(y)) for x, y in np.random.default_rng(4).uniform(-1, 64, (3000, 2))]
+    embedding = random_embedding(4, 16, 16)
+    expected = oracle(embedding, points, size_hw=(64, 64))
+    assert_same(energy_label_map(embedding, array(points)), expected)
+    assert expected[1].mean() < 0.01
+    assert len(np.unique(expected[0])) > 1000
 
 
 @settings(deadline=None, max_examples=30)
