@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.geometry.circles import circle_pixels
+from pipeline.geometry.circles import CirclePixels, circle_pixels
 from pipeline.geometry.nnec import nnec_radii
-from pipeline.models.embedding import pixel_rows, sample_bilinear, smooth_embedding
+from pipeline.models.embedding import bilinear_corners, pixel_rows, smooth_embedding
 
 MIN_RADIUS_PX = 3.0
 MAX_RADIUS_FRAC = 0.5
@@ -49,21 +49,31 @@ def exclusivity_loss(
 
     Returns:
         Scalar; 0 (with a gradient of 0) when no predicted head lies on an instance.
+
+    Raises:
+        ValueError: If the numbers of images differ or a point is not finite.
     """
+    _require_one_each("points_xy", points_xy, label_maps)
     size_hw = (label_maps.shape[-2], label_maps.shape[-1])
     excluded = excluded_pixels(label_maps, cut_out, invalid_points_xy)
     discs = batch_discs(points_xy, label_maps, excluded)
     field = pixel_rows(smooth_embedding(embedding, size_hw=size_hw, blur_sigma=blur_sigma))
     first_pixel = discs.image * (size_hw[0] * size_hw[1])
-    center = sample_bilinear(field, discs.heads_xy, size_hw=size_hw, first_pixel=first_pixel)
+    corners = bilinear_corners(discs.heads_xy, size_hw=size_hw, first_pixel=first_pixel)
+    # Read at once: the gradient of every reading is as large as the field.
+    around, within = field.index_select(0, torch.cat([corners.row.flatten(), discs.x])).tensor_split(
+        [corners.row.numel()]
+    )
+    center = corners.blend(around)
 
-    p, x, pos = discs.p, discs.x, discs.pos
-    d = torch.linalg.vector_norm(field.index_select(0, x) - center.index_select(0, p), dim=1)
-    pull = _mean_per_group(torch.relu(d - (tau - margin)), p, pos, len(discs.heads_xy))
-    push = _mean_per_group(torch.relu((tau + 4 * margin) - d), p, ~pos, len(discs.heads_xy))
+    p, pos, n_heads = discs.p, discs.pos, len(discs.heads_xy)
+    d = torch.linalg.vector_norm(within - center.index_select(0, p), dim=1)
+    hinge = torch.relu(torch.where(pos, d - (tau - margin), (tau + 4 * margin) - d))
+    # Group 2 p is pos of head p, group 2 p + 1 its neg; an empty neg gives 0.
+    loss = _mean_per_group(hinge, 2 * p + (~pos).long(), 2 * n_heads).view(n_heads, 2).sum(dim=1)
 
-    with_pos = torch.bincount(p[pos], minlength=len(discs.heads_xy)) > 0
-    per_image = _mean_per_group(pull + push, discs.image, with_pos, len(label_maps))
+    with_pos = torch.zeros_like(discs.image, dtype=torch.bool).index_fill_(0, p[pos], True)
+    per_image = _mean_per_group(loss[with_pos], discs.image[with_pos], len(label_maps))
     return per_image.mean()
 
 
@@ -90,23 +100,27 @@ def batch_discs(points_xy: Sequence[Tensor], label_maps: Tensor, excluded: Tenso
     size_hw = (label_maps.shape[-2], label_maps.shape[-1])
     found = [heads_on_instances(heads, labels) for heads, labels in zip(points_xy, label_maps, strict=True)]
     heads_xy, radius_px, label = (torch.cat(column) for column in zip(*found, strict=True))
-    counts = torch.tensor([len(heads) for heads, _, _ in found], device=label.device)
-    image = torch.repeat_interleave(counts)
+    image = _image_of_each([heads for heads, _, _ in found], label.device)
     pairs = circle_pixels(heads_xy, radius_px, size_hw=size_hw)
-    p, x = pairs.circle, (image[pairs.circle] * size_hw[0] + pairs.y_px) * size_hw[1] + pairs.x_px
-    taking_part = ~excluded.flatten()[x]
-    p, x = p[taking_part], x[taking_part]
-    return Discs(heads_xy, image, p, x, pos=label_maps.flatten()[x] == label[p])
+    p, x = pairs.circle, _flat_pixels(pairs, image, size_hw)
+    taking_part = torch.nonzero(~excluded.flatten().index_select(0, x)).flatten()
+    p, x = p.index_select(0, taking_part), x.index_select(0, taking_part)
+    return Discs(heads_xy, image, p, x, pos=label_maps.flatten().index_select(0, x) == label.index_select(0, p))
 
 
 def excluded_pixels(label_maps: Tensor, cut_out: Tensor | None, invalid_points_xy: Sequence[Tensor] | None) -> Tensor:
     """Mark the pixels that take no part: (B, H, W) bool, the cut-out and discs of 16 px around the invalid points."""
-    excluded = torch.zeros_like(label_maps, dtype=torch.bool) if cut_out is None else cut_out.clone()
-    for mask, points in zip(excluded, invalid_points_xy or [], strict=invalid_points_xy is not None):
-        places = points.to(mask.device, torch.float64).reshape(-1, 2)
-        radii = torch.full_like(places[:, 0], INVALID_RADIUS_PX)
-        disc = circle_pixels(places, radii, size_hw=(mask.shape[0], mask.shape[1]))
-        mask[disc.y_px, disc.x_px] = True
+    excluded = torch.zeros(label_maps.shape, dtype=torch.bool, device=label_maps.device)
+    if cut_out is not None:
+        excluded |= cut_out
+    if invalid_points_xy is None:
+        return excluded
+    _require_one_each("invalid_points_xy", invalid_points_xy, label_maps)
+    size_hw = (label_maps.shape[-2], label_maps.shape[-1])
+    places = [points.to(excluded.device, torch.float64).reshape(-1, 2) for points in invalid_points_xy]
+    places_xy = torch.cat(places)
+    discs = circle_pixels(places_xy, torch.full_like(places_xy[:, 0], INVALID_RADIUS_PX), size_hw=size_hw)
+    excluded.view(-1).index_fill_(0, _flat_pixels(discs, _image_of_each(places, excluded.device), size_hw), True)
     return excluded
 
 
@@ -122,28 +136,57 @@ def heads_on_instances(heads_xy: Tensor, labels: Tensor) -> tuple[Tensor, Tensor
     nearest = nnec_radii(
         heads_xy.cpu().numpy(), size_hw=(height, width), min_radius_px=MIN_RADIUS_PX, max_radius_frac=MAX_RADIUS_FRAC
     )
-    x, y = torch.floor(heads_xy + 0.5).long().unbind(dim=1)
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    label = torch.where(inside, labels[y.clamp(0, height - 1), x.clamp(0, width - 1)], 0)
+    label = _labels_at(heads_xy, labels)
     on = label > 0
     return heads_xy[on], torch.from_numpy(nearest.radius_px).to(heads_xy.device)[on], label[on]
 
 
-def misplaced_share(points_xy: Sequence[Tensor], label_maps: Tensor) -> float:
+def misplaced_share(points_xy: Sequence[Tensor], label_maps: Tensor) -> Tensor:
     """Figure to log: (predicted heads on background + images with none on an instance) / (heads + instances).
 
     The reference adds it to the loss, but it counts detached decisions and carries no gradient.
+
+    Args:
+        points_xy: Per image (N, 2), the predicted heads, image pixels.
+        label_maps: (B, H, W) integer, 0 background.
+
+    Returns:
+        Scalar float64 without a gradient; 0 without heads and instances.
     """
-    misplaced = total = 0
+    misplaced, total = (torch.zeros((), dtype=torch.int64, device=label_maps.device) for _ in range(2))
     for heads_xy, labels in zip(points_xy, label_maps, strict=True):
-        found = len(heads_on_instances(heads_xy, labels)[0])
-        misplaced += len(heads_xy) - found + (found == 0)
-        total += len(heads_xy) + int((torch.bincount(labels.flatten().long())[1:] > 0).sum())
-    return misplaced / max(total, 1)
+        places = heads_xy.detach().to(labels.device, torch.float64).reshape(-1, 2)
+        found = (_labels_at(places, labels) > 0).sum()
+        misplaced = misplaced + len(places) - found + (found == 0)
+        total = total + len(places) + (torch.bincount(labels.flatten().long())[1:] > 0).sum()
+    return misplaced.double() / total.clamp(min=1)
 
 
-def _mean_per_group(values: Tensor, group: Tensor, chosen: Tensor, count: int) -> Tensor:
-    """Average the chosen values of each group; 0 for a group without any."""
-    chosen_values = torch.where(chosen, values, 0.0)
-    sums = values.new_zeros(count).index_add(0, group, chosen_values)
-    return sums / torch.bincount(group[chosen], minlength=count).clamp(min=1)
+def _require_one_each(name: str, per_image: Sequence[Tensor], label_maps: Tensor) -> None:
+    if len(per_image) != len(label_maps):
+        raise ValueError(f"{name}: expected one array for each of the {len(label_maps)} images, got {len(per_image)}")
+
+
+def _labels_at(heads_xy: Tensor, labels: Tensor) -> Tensor:
+    """Read a (H, W) label map at rounded points; 0 outside."""
+    height, width = labels.shape
+    x, y = torch.floor(heads_xy + 0.5).long().unbind(dim=1)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    return torch.where(inside, labels[y.clamp(0, height - 1), x.clamp(0, width - 1)], 0)
+
+
+def _image_of_each(per_image: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Give the number of its image for each row of the joined tensors, int64."""
+    return torch.repeat_interleave(torch.tensor([len(rows) for rows in per_image], device=device))
+
+
+def _flat_pixels(pairs: CirclePixels, image: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Give the flat pixel in (B, H, W) of each pair of a circle and a pixel, from the circles' images."""
+    first_row = image.index_select(0, pairs.circle) * size_hw[0]
+    return first_row.add_(pairs.y_px).mul_(size_hw[1]).add_(pairs.x_px)
+
+
+def _mean_per_group(values: Tensor, group: Tensor, count: int) -> Tensor:
+    """Average the values of each group; 0 for a group without any."""
+    sums = values.new_zeros(count).index_add(0, group, values)
+    return sums / torch.bincount(group, minlength=count).clamp(min=1)

@@ -41,40 +41,38 @@ def oracle(
     m: float = 0.1,
     sigma: float = 1.5,
 ) -> float:
-    """The loss as the spec says it, one head and one pixel at a time, in float64."""
+    """The loss as the spec says it, one head and one full frame at a time, in float64."""
     images = []
     for b in range(len(embedding)):
         height, width = labels[b].shape
         e = embedding[b].detach().double().numpy()
         rows, columns = smooth_operator(e.shape[1], height, sigma), smooth_operator(e.shape[2], width, sigma)
         field = np.einsum("yi,cij,xj->yxc", rows, e, columns)
+        y, x = np.mgrid[:height, :width]
+        excluded = np.zeros((height, width), bool) if cut_out is None else cut_out[b].copy()
+        for qx, qy in invalid[b] if invalid else []:
+            excluded |= (x - qx) ** 2 + (y - qy) ** 2 <= 16**2
+        heads = np.array(points[b], dtype=np.float64).reshape(-1, 2)
         losses = []
         for px, py in points[b]:
             gx, gy = math.floor(px + 0.5), math.floor(py + 0.5)
             if not (0 <= gx < width and 0 <= gy < height) or labels[b][gy, gx] == 0:
                 continue
             far = 0.5 * min(height, width)
-            others = [math.sqrt((px - qx) ** 2 + (py - qy) ** 2) for qx, qy in points[b] if (qx, qy) != (px, py)]
-            r = min(max(min(others, default=far), 3.0), far)
+            distances = np.sqrt((heads[:, 0] - px) ** 2 + (heads[:, 1] - py) ** 2)
+            r = min(max(min(distances[distances > 0], default=far), 3.0), far)
             cx, cy = min(max(px, 0), width - 1), min(max(py, 0), height - 1)
             x0, y0 = int(cx), int(cy)
             x1, y1, a, c = min(x0 + 1, width - 1), min(y0 + 1, height - 1), cx - x0, cy - y0
             f = (field[y0, x0] * (1 - a) + field[y0, x1] * a) * (1 - c)
             f = f + (field[y1, x0] * (1 - a) + field[y1, x1] * a) * c
-            pull, push = [], []
-            for y in range(height):
-                for x in range(width):
-                    if (x - px) ** 2 + (y - py) ** 2 > r * r or (cut_out is not None and cut_out[b][y, x]):
-                        continue
-                    if invalid and any((x - qx) ** 2 + (y - qy) ** 2 <= 16**2 for qx, qy in invalid[b]):
-                        continue
-                    d = float(np.linalg.norm(field[y, x] - f))
-                    if labels[b][y, x] == labels[b][gy, gx]:
-                        pull.append(max(d - (tau - m), 0.0))
-                    else:
-                        push.append(max((tau + 4 * m) - d, 0.0))
-            if pull:
-                losses.append(sum(pull) / len(pull) + (sum(push) / len(push) if push else 0.0))
+            disc = ((x - px) ** 2 + (y - py) ** 2 <= r * r) & ~excluded
+            d = np.linalg.norm(field - f, axis=2)
+            own = labels[b] == labels[b][gy, gx]
+            pull = np.maximum(d - (tau - m), 0.0)[disc & own]
+            push = np.maximum((tau + 4 * m) - d, 0.0)[disc & ~own]
+            if len(pull):
+                losses.append(pull.mean() + (push.mean() if len(push) else 0.0))
         images.append(sum(losses) / len(losses) if losses else 0.0)
     return sum(images) / len(images)
 
@@ -144,6 +142,14 @@ def test_many_heads_on_a_large_image_in_single_precision() -> None:
     assert fast(embedding, [points], labels) == pytest.approx(oracle(embedding, [points], labels), rel=1e-5)
 
 
+def test_three_thousand_heads() -> None:
+    points = [(float(x), float(y)) for x, y in np.random.default_rng(5).uniform(-1, 64, (3000, 2))]
+    labels = np.random.default_rng(6).integers(0, 3000, (1, 64, 64)).astype(np.int32)
+    labels[:, :20, :20] = 7
+    embedding = random_embedding(1, 5, 16, 16)
+    assert fast(embedding, [points], labels) == pytest.approx(oracle(embedding, [points], labels), rel=1e-9)
+
+
 def test_other_settings() -> None:
     embedding, labels, points = random_embedding(1, 5), random_labels(1, 5) + 1, [(5.5, 5.5), (13.5, 9.5)]
     got = fast(embedding, [points], labels, tau=0.4, margin=0.05, blur_sigma=3.0)
@@ -176,10 +182,16 @@ def test_nothing_to_learn_from_gives_zero_with_a_gradient() -> None:
 
 
 def test_gradient() -> None:
-    labels = torch.from_numpy(random_labels(2, 4))
+    # Central differences move the centre's feature too: they tell if its sampling were cut off from the gradient.
+    labels = torch.from_numpy(random_labels(2, 4)) + 1
     heads = tensors([[(5.5, 5.5), (13.5, 9.5), (9.5, 1.5)], [(1.5, 13.5), (6.0, 9.0)]])
+    cut_out = torch.zeros(2, H, W, dtype=torch.bool)
+    cut_out[:, 4:8, 8:12] = True
     embedding = random_embedding(2, 4).requires_grad_()
-    assert torch.autograd.gradcheck(lambda e: exclusivity_loss(e, heads, labels), (embedding,))
+    exclusivity_loss(embedding, heads, labels, cut_out=cut_out).backward()
+    assert embedding.grad is not None
+    assert all(float(each.abs().max()) > 0.01 for each in embedding.grad)
+    assert torch.autograd.gradcheck(lambda e: exclusivity_loss(e, heads, labels, cut_out=cut_out), (embedding,))
 
 
 def test_gradient_is_finite_where_a_pixel_is_the_centre() -> None:
@@ -204,9 +216,25 @@ def test_order_of_heads_does_not_matter() -> None:
     assert fast(embedding, [points], labels) == pytest.approx(fast(embedding, [points[::-1]], labels), rel=1e-12)
 
 
+def test_label_is_read_at_the_rounded_head_and_the_embedding_between_pixels() -> None:
+    labels = torch.zeros(H, W, dtype=torch.int32)
+    labels[6, 6] = 3
+    near = torch.tensor([[5.5, 5.5], [6.49, 6.49], [6.5, 6.0], [5.49, 6.0]], dtype=torch.float64)
+    assert heads_on_instances(near, labels)[0].tolist() == near[:2].tolist()
+
+
 def test_misplaced_share_counts_decisions() -> None:
     labels = torch.zeros(2, H, W, dtype=torch.int32)
     labels[0, :8, :8], labels[0, 8:, 8:] = 1, 2
     heads = tensors([[(1.5, 1.5), (17.5, 1.5)], [(1.5, 1.5)]])
-    assert misplaced_share(heads, labels) == pytest.approx((1 + 1 + 1) / (3 + 2))
-    assert misplaced_share([torch.zeros(0, 2)], labels[1:]) == 1.0
+    share = misplaced_share([each.requires_grad_() for each in heads], labels)
+    assert float(share) == pytest.approx((1 + 1 + 1) / (3 + 2))
+    assert not share.requires_grad
+    assert float(misplaced_share([torch.zeros(0, 2)], labels[1:])) == 1.0
+
+
+@pytest.mark.parametrize("wrong", [{"points_xy": []}, {"invalid_points_xy": []}])
+def test_misuse(wrong: dict[str, list[Tensor]]) -> None:
+    inputs = {"points_xy": tensors([[(5.5, 5.5)]]), "label_maps": torch.ones(1, H, W, dtype=torch.int32)} | wrong
+    with pytest.raises(ValueError, match="expected one array for each of the 1 images, got 0"):
+        exclusivity_loss(random_embedding(1, 0), **inputs)  # type: ignore[arg-type]
