@@ -1,6 +1,6 @@
 """Mask constraint: every instance holds one head, the background none (arXiv 2603.16241, §3.4).
 
-With u the logits upsampled to the image and k = ΣReLU(z) / ΣReLU(u), detached:
+With u the logits upsampled to the image and k = ΣReLU(z) / ΣReLU(u) per image, detached:
 
     L_fg = mean over valid instances |Σ_{x ∈ inst} ReLU(k·u(x)) − 1|,  L_bg = mean of ReLU(u) over the background
 """
@@ -12,6 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+MAX_MAGNIFICATION = 100.0
+"""Bound of k. It is about 1/16 for broad logits and near 1 for heads of one cell each over a sure background, but grows
+without bound, and the gradient with it, where almost every positive cell vanishes between its negative neighbours."""
+
 
 class MaskConstraint(NamedTuple):
     """The two terms of a batch, each the mean over its images.
@@ -20,12 +24,12 @@ class MaskConstraint(NamedTuple):
         foreground: Scalar L_fg; 0 for an image without a valid instance.
         background: Scalar L_bg; 0 for an image without background.
         positives_error: |positive cells in a valid instance − 1|, mean over instances: a figure to log, since the
-            reference's third term counts decisions and carries no gradient.
+            reference's third term counts decisions and carries no gradient. Scalar float64; 0 without instances.
     """
 
     foreground: Tensor
     background: Tensor
-    positives_error: float
+    positives_error: Tensor
 
 
 def mask_constraint_loss(
@@ -67,8 +71,7 @@ def mask_constraint(
         hidden = None if cut_out is None else cut_out[b]
         valid = _valid_instances(labels, None if valid_labels is None else valid_labels[b], hidden)
         mass, mass_fine = torch.relu(z).sum().detach(), torch.relu(u).sum().detach()
-        # A lone, barely positive cell can vanish when upsampled; k is about 1/16 else, and above 1 it means nothing.
-        k = torch.where(mass_fine > 0, mass / mass_fine, torch.ones_like(mass)).clamp(max=1.0)
+        k = torch.where(mass_fine > 0, mass / mass_fine, torch.ones_like(mass)).clamp(max=MAX_MAGNIFICATION)
         held = u.new_zeros(len(valid)).index_add(0, labels.flatten(), torch.relu(k * u).flatten())
         foreground.append((held - 1).abs()[valid].sum() / valid.sum().clamp(min=1))
         outside = labels == 0 if hidden is None else (labels == 0) & ~hidden
@@ -78,7 +81,7 @@ def mask_constraint(
     return MaskConstraint(
         foreground=torch.stack(foreground).mean(),
         background=torch.stack(background).mean(),
-        positives_error=float(every_error.mean()) if len(every_error) else 0.0,
+        positives_error=every_error.sum() / max(len(every_error), 1),
     )
 
 

@@ -29,7 +29,7 @@ from pipeline.training.loop import Chosen, Phase, Trained, Training
 from pipeline.training.options import PhaseOptions, RetrainOptions, StrongViewOptions, WarmupOptions, result_options
 from pipeline.training.scenes import labeled_scenes, pseudo_labeled_scenes
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 """Raised by hand when the same inputs train other weights; unfinished trainings of another version start anew."""
 
 COUNTING_PATH = ("encoder", "fuse", "count_head")

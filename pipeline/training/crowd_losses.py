@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.losses.exclusivity import exclusivity_loss
-from pipeline.losses.mask_constraint import mask_constraint
+from pipeline.losses.exclusivity import exclusivity_loss, misplaced_share
+from pipeline.losses.mask_constraint import labels_hit, mask_constraint
 from pipeline.losses.point_to_region import point_to_region_loss
 from pipeline.models.crowd_net import STRIDE, count_points
 from pipeline.pseudo_labels.energy import EnergyOptions, energy_masks
@@ -54,7 +54,10 @@ def pseudo_targets(batch: CropBatch, cut_out: Tensor, *, point_prob: float, conf
         points_xy=[xy[prob >= point_prob] for xy, prob in zip(batch.points_xy, batch.point_prob, strict=True)],
         label_maps=batch.label_maps,
         unsure_xy=[xy[~each] for xy, each in zip(batch.points_xy, sure, strict=True)],
-        sure_labels=[labels[each] for labels, each in zip(batch.labels, sure, strict=True)],
+        sure_labels=[
+            labels_hit(label_map, xy[each])
+            for label_map, xy, each in zip(batch.label_maps, batch.points_xy, sure, strict=True)
+        ],
         cut_out=cut_out,
     )
 
@@ -98,7 +101,7 @@ def mask_loss(options: ExclusivityOptions) -> PhaseLoss:
             margin=options.margin,
             blur_sigma=options.blur_sigma,
         )
-        return {"loss": value}
+        return {"loss": value, "misplaced_share": misplaced_share(heads_xy, targets.label_maps)}
 
     return loss
 
@@ -113,6 +116,7 @@ def constraint_loss(*, w_fg: float, w_bg: float) -> PhaseLoss:
             "loss": points + w_fg * masks.foreground + w_bg * masks.background,
             "foreground": masks.foreground,
             "background": masks.background,
+            "positives_error": masks.positives_error,
         }
 
     return loss
@@ -161,7 +165,10 @@ class CrowdLoss:
         labeled = self.branch(logits[:n_labeled], embedding[:n_labeled], labeled_targets(batch.labeled))
         unlabeled = self.branch(logits[n_labeled:], embedding[n_labeled:], pseudo)
         total = (labeled["loss"] + weight * unlabeled["loss"]) / (1 + weight)
-        return {"loss": total, "labeled_loss": labeled["loss"], "unlabeled_loss": unlabeled["loss"]}
+        figures = {"loss": total}
+        for branch, found in (("labeled", labeled), ("unlabeled", unlabeled)):
+            figures |= {f"{branch}_{name}": value for name, value in found.items()}
+        return figures
 
     def _weight(self, phase_step: int) -> float:
         if self.unlabeled is None:

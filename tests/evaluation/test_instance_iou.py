@@ -70,6 +70,44 @@ def test_sparse_graphs_match_as_dense_ones(seed: int) -> None:
     assert result.iou.sum() == pytest.approx(ious[linear_sum_assignment(ious, maximize=True)].sum())
 
 
+PLACES = {
+    "one each": ([[0, 1, 1, 0]], [[0, 0, 5, 5]]),
+    "on the border": ([[1, 0, 2], [0, 0, 0], [3, 0, 4]], [[1, 1, 2], [0, 0, 2], [3, 0, 0]]),
+    "the same instance twice": ([[1, 1, 2, 2]], [[3, 3, 3, 3]]),
+    "all in one": ([[1, 2, 3, 4], [5, 6, 7, 8]], [[9, 9, 9, 9], [9, 9, 9, 0]]),
+    "identical": ([[1, 2], [2, 1]], [[1, 2], [2, 1]]),
+}
+
+
+@pytest.mark.parametrize("maps", PLACES.values(), ids=PLACES)
+def test_special_places(maps: tuple[list[list[int]], list[list[int]]]) -> None:
+    predicted, true = (np.array(each, np.int32) for each in maps)
+    _, _, ious = dense_ious(predicted, true)
+    expected = ious[linear_sum_assignment(1 - ious)].sum() / ious.shape[1]
+    assert matched_mean_iou(predicted, true).mean_matched_iou == pytest.approx(expected, abs=1e-12)
+
+
+def touching_cells(rng: np.random.Generator, side: int) -> np.ndarray:
+    """Cells of 3 × 3 px that tile a map, shifted by a pixel or none, their edges torn."""
+    cells = rng.permutation(side * side).reshape(side, side) + 1
+    grid = cells.repeat(3, axis=0).repeat(3, axis=1)
+    torn = np.where(rng.random(grid.shape) < 0.3, np.roll(grid, rng.integers(-1, 2, 2), (0, 1)), grid)
+    return np.roll(torn, rng.integers(0, 2, 2), (0, 1))
+
+
+def test_three_thousand_instances_equal_dense_hungarian_whatever_their_order() -> None:
+    rng = np.random.default_rng(1)
+    predicted, true = touching_cells(rng, 55), touching_cells(rng, 55)
+    overlaps = label_map_overlaps(predicted, true)
+    ious = np.zeros((predicted.max() + 1, true.max() + 1))
+    ious[overlaps.predicted, overlaps.true] = overlaps.iou
+    result = match_overlaps(overlaps)
+    assert result.n_true > 3000
+    assert result.iou.sum() == pytest.approx(ious[linear_sum_assignment(ious, maximize=True)].sum(), rel=1e-12)
+    renamed = rng.permutation(np.arange(1, predicted.max() + 1))[predicted - 1], true
+    assert matched_mean_iou(*renamed).mean_matched_iou == pytest.approx(result.mean_matched_iou, rel=1e-12)
+
+
 def test_known_figures() -> None:
     true = np.array([[1, 1, 1, 1, 0, 2, 2, 0, 3, 3]])
     predicted = np.array([[7, 7, 7, 0, 0, 0, 4, 4, 0, 0]])

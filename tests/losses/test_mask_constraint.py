@@ -83,17 +83,63 @@ def test_literal_values() -> None:
     terms = mask_constraint(logits, labels)
     assert float(terms.foreground) == pytest.approx(5.0)
     assert float(terms.background) == pytest.approx(3.0)
-    assert terms.positives_error == pytest.approx(1.0)
+    assert float(terms.positives_error) == pytest.approx(1.0)
+    assert not terms.positives_error.requires_grad
     assert float(mask_constraint_loss(logits, labels, w_fg=0.01, w_bg=0.1)) == pytest.approx(0.35)
     nothing = mask_constraint(-logits, labels)
-    assert (float(nothing.foreground), float(nothing.background), nothing.positives_error) == (1.0, 0.0, 1.0)
+    assert (float(nothing.foreground), float(nothing.background), float(nothing.positives_error)) == (1.0, 0.0, 1.0)
+
+
+def test_literal_magnification_of_a_head_of_one_cell() -> None:
+    # The peak's four middle pixels hold (7/8)²·2 − (15/64)·5 = 0.359375, all others are negative; k = 2 / 1.4375.
+    logits = torch.full((1, 8, 8), -5.0, dtype=torch.float64)
+    logits[0, 4, 4] = 2.0
+    labels = torch.ones(1, 32, 32, dtype=torch.int32)
+    assert float(mask_constraint(logits, labels).foreground) == pytest.approx(2.0 - 1.0)
+    labels[0, :, 18:] = 2  # half of these pixels
+    assert float(mask_constraint(logits, labels).foreground) == pytest.approx(0.0)
+
+
+PLACES = {
+    "none": [],
+    "one": [(5, 5)],
+    "on the border": [(0, 0), (H - 1, W - 1), (0, W - 1), (H - 1, 0)],
+    "all in one cell": [(4 + k // 4, 8 + k % 4) for k in range(16)],
+}
+
+
+@pytest.mark.parametrize("pixels", PLACES.values(), ids=PLACES)
+def test_instances_of_one_pixel(pixels: list[tuple[int, int]]) -> None:
+    labels = np.zeros((1, H, W), np.int32)
+    for k, (y, x) in enumerate(pixels):
+        labels[0, y, x] = 3 * k + 2
+    logits = random_logits(1, 3) + 1.0
+    terms = mask_constraint(logits, torch.from_numpy(labels))
+    assert (float(terms.foreground), float(terms.background)) == pytest.approx(oracle(logits, labels), rel=1e-9)
+
+
+def test_three_thousand_instances_whatever_their_order() -> None:
+    rng = np.random.default_rng(2)
+    labels = rng.permutation(56 * 56).reshape(1, 56, 56).repeat(2, axis=1).repeat(2, axis=2).astype(np.int32)
+    logits = torch.randn(1, 28, 28, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    terms = mask_constraint(logits, torch.from_numpy(labels))
+    assert (float(terms.foreground), float(terms.background)) == pytest.approx(oracle(logits, labels), rel=1e-9)
+    other = np.concatenate([[0], 1 + rng.permutation(56 * 56)]).astype(np.int32)[labels]
+    for one, same in zip(mask_constraint(logits, torch.from_numpy(other)), terms, strict=True):
+        assert float(one) == pytest.approx(float(same), rel=1e-12)
+
+
+def test_valid_labels_may_repeat() -> None:
+    logits, labels = random_logits(1, 4), torch.from_numpy(random_labels(1, 4, 4))
+    once, twice = (mask_constraint(logits, labels, valid_labels=[torch.tensor(kept)]) for kept in ([1, 3], [3, 1, 3]))
+    assert twice == once
 
 
 def test_valid_instances_only_and_their_neighbours_are_no_background() -> None:
     logits = torch.full((1, 2, 2), 3.0)
     labels = torch.full((1, 8, 8), 2, dtype=torch.int64)
     terms = mask_constraint(logits, labels, valid_labels=[torch.tensor([7])])
-    assert (float(terms.foreground), float(terms.background), terms.positives_error) == (0.0, 0.0, 0.0)
+    assert (float(terms.foreground), float(terms.background), float(terms.positives_error)) == (0.0, 0.0, 0.0)
 
 
 def test_gradient() -> None:
@@ -137,6 +183,15 @@ def test_labels_hit() -> None:
     points = torch.tensor([[0.4, 0.4], [5.4, 3.4], [5.5, 3.0], [-0.6, 0.0], [3.0, 3.0]], dtype=torch.float64)
     assert labels_hit(label_map, points).tolist() == [2, 4]
     assert labels_hit(label_map, torch.zeros(0, 2)).tolist() == []
+
+
+def test_gradient_is_bounded_where_a_positive_cell_almost_vanishes() -> None:
+    logits = torch.full((1, 8, 8), -6.533)  # u is at most 8e-5, so that k would be 6,400
+    logits[0, 4, 4] = 2.0
+    logits.requires_grad_()
+    mask_constraint(logits, torch.ones(1, 32, 32, dtype=torch.long)).foreground.backward()
+    assert logits.grad is not None
+    assert 100 < float(logits.grad.abs().max()) < 400
 
 
 def test_a_positive_cell_that_vanishes_when_upsampled_gives_a_finite_gradient() -> None:

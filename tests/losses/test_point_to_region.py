@@ -19,13 +19,13 @@ def oracle(logits: Tensor, heads: Sequence[Sequence[Point]], stride: int = 4, cu
     for b in range(len(logits)):
         height, width = logits[b].shape
         z = {(i, j): float(logits[b, i, j]) for i in range(height) for j in range(width)}
-        ordered = sorted(heads[b], key=lambda head: (head[1], head[0]))
+        ordered = np.array(sorted(heads[b], key=lambda head: (head[1], head[0]))).reshape(-1, 2)
         region: dict[int, dict[tuple[int, int], float]] = {}
         for i, j in z:
             ax, ay = stride * j + (stride - 1) / 2, stride * i + (stride - 1) / 2
-            distances = [math.sqrt((ax - bx) ** 2 + (ay - by) ** 2) for bx, by in ordered]
-            if distances and min(distances) < 96:
-                region.setdefault(distances.index(min(distances)), {})[i, j] = min(distances)
+            distances = np.sqrt((ordered[:, 0] - ax) ** 2 + (ordered[:, 1] - ay) ** 2)
+            if len(distances) and distances.min() < 96:
+                region.setdefault(int(distances.argmin()), {})[i, j] = float(distances.min())
         positive = set()
         for members in region.values():
             sigma = min(max(max(members.values()), 8.0), 96.0)
@@ -81,10 +81,11 @@ def test_special_places(heads: list[Point]) -> None:
     assert float(point_to_region_loss(logits, tensors([heads]))) == pytest.approx(oracle(logits, [heads]), rel=1e-12)
 
 
-def test_many_heads_on_a_wide_map() -> None:
+@pytest.mark.parametrize(("n_heads", "h", "w"), [(150, 10, 40), (3000, 32, 32)])
+def test_many_heads(n_heads: int, h: int, w: int) -> None:
     rng = np.random.default_rng(0)
-    heads = [tuple(point) for point in rng.uniform(-2, [162, 42], (150, 2)).tolist()]
-    logits = random_logits(1, 10, 40)
+    heads = [(float(x), float(y)) for x, y in rng.uniform(-2, [4 * w + 2, 4 * h + 2], (n_heads, 2))]
+    logits = random_logits(1, h, w)
     assert float(point_to_region_loss(logits, tensors([heads]))) == pytest.approx(oracle(logits, [heads]), rel=1e-12)
 
 
@@ -127,7 +128,12 @@ def test_result_does_not_depend_on_the_order_of_heads() -> None:
 def test_gradient() -> None:
     logits = random_logits(2, 4, 5).requires_grad_()
     heads = tensors([[(3.0, 4.0), (14.0, 9.0)], []])
-    assert torch.autograd.gradcheck(lambda z: point_to_region_loss(z, heads), (logits,))
+    cut_out = torch.zeros(2, 4, 5, dtype=torch.bool)
+    cut_out[:, 1:3, 1:2] = True
+    point_to_region_loss(logits, heads, cut_out=cut_out).backward()
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad == 0, cut_out)
+    assert torch.autograd.gradcheck(lambda z: point_to_region_loss(z, heads, cut_out=cut_out), (logits,))
 
 
 def test_half_precision_and_single_precision() -> None:

@@ -74,6 +74,13 @@ def test_pseudo_labels_are_sorted_by_how_sure_they_are():
     assert targets.cut_out is cut_out
 
 
+def test_an_instance_is_sure_when_a_sure_head_falls_on_it():
+    batch = crop_batch([(8, 8), (11, 8)], [0.95, 0.3])  # the second's square covers the first's point
+    cut_out = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
+    targets = pseudo_targets(batch, cut_out, point_prob=0.5, confident_prob=0.9)
+    assert targets.sure_labels[0].tolist() == [2]
+
+
 def test_cells_under_the_cut_out_weigh_nothing():
     logits = torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(0))
     cut_out = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
@@ -111,6 +118,19 @@ def test_the_constraint_adds_its_weighted_terms():
     points = count_loss(logits, embedding, targets)["loss"]
     torch.testing.assert_close(terms["loss"], points + 0.5 * terms["foreground"] + 0.25 * terms["background"])
     assert terms["foreground"] > 0
+
+
+@pytest.mark.parametrize(
+    ("branch", "figure"),
+    [(mask_loss(ExclusivityOptions()), "misplaced_share"), (constraint_loss(w_fg=1.0, w_bg=1.0), "positives_error")],
+)
+def test_counts_of_decisions_are_logged_for_each_branch_without_a_gradient(branch, figure):
+    student = Student()
+    batch = CrowdBatch(crop_batch(POINTS), unlabeled_batch())
+    figures = CrowdLoss(branch, CPU, UnlabeledOptions(ramp_steps=1), EnergyOptions())(student, student, batch, 0)
+    for name in ("labeled", "unlabeled"):
+        assert not figures[f"{name}_{figure}"].requires_grad
+        assert float(figures[f"{name}_{figure}"]) > 0
 
 
 def unlabeled_batch(points=POINTS, probs=PROBS):
