@@ -51,8 +51,8 @@ def split_images(
     """Divide a data set's images.
 
     The labelled share is a prefix of one seeded order of the training images, so shares of one seed are nested
-    (5 % ⊂ 10 % ⊂ 40 %); so are the held-out images within it. Where images must be held out, the labelled share has
-    at least two images: one to train on and one to choose by.
+    (5 % ⊂ 10 % ⊂ 40 %); so are the held-out images within it. Where images must be held out, a share of one image
+    becomes two: one to train on and one to choose by.
 
     Args:
         images: All images of the data set, in any order.
@@ -62,7 +62,7 @@ def split_images(
         list_file: Names of the labelled images, one per line, with or without folders and extension.
 
     Raises:
-        PipelineError: If there are too few training images or the list names unknown ones.
+        PipelineError: If there are too few training images, the share gives none, or the list names unknown ones.
     """
     if not 1 <= labeled_pct <= 100:
         raise PipelineError(f"labeled_pct: expected 1 to 100, got {labeled_pct}")
@@ -79,7 +79,13 @@ def split_images(
 
     order = [train[index] for index in np.random.default_rng(seed).permutation(len(train))]
     if list_file is None:
-        labeled = order[: max(least, (labeled_pct * len(train) + 50) // 100)]
+        share = (labeled_pct * len(train) + 50) // 100
+        if share == 0:
+            raise PipelineError(
+                f"labeled_pct: {labeled_pct} % of {len(train)} training images is no image; give at least "
+                f"{-(-50 // len(train))} %, or name the labelled images in a file (splits.lists in params.yaml)"
+            )
+        labeled = order[: max(least, share)]
     else:
         listed = set(_read_list(list_file, train))
         labeled = [image_id for image_id in order if image_id in listed]
