@@ -24,6 +24,12 @@ LabeledPctOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the labelled share and of training.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+RoundOption = Annotated[
+    str | None, typer.Option("--round", help="A further round, in a folder of its own: round_2, round_3 …")
+]
+TeacherOption = Annotated[
+    str | None, typer.Option("--teacher", help="Its folder below the run's; by default warmup, or the round before.")
+]
 CacheOption = Annotated[Path | None, typer.Option("--cache", help="Folder; else $DOTMASK_CACHE, else .cache/results.")]
 ParamsOption = Annotated[Path, typer.Option("--params", help="Parameter file; see params.yaml for every key.")]
 

@@ -4,7 +4,7 @@ from pipeline.compute.device import resolve_device
 from pipeline.masks.store import MaskStore
 from pipeline.report.output import REPORT_FILE, write_evaluation
 from pipeline.training.checkpoint import LAST_FILE, MODEL_FILE
-from pipeline.training.crowd import CURVES_FOLDER
+from pipeline.training.curves import CURVES_FOLDER
 from pipeline.training.evaluate_crowd import EvaluationInputs, evaluate_crowd
 from stages.command import (
     DEFAULT_DATASET,
@@ -13,7 +13,9 @@ from stages.command import (
     DeviceOption,
     LabeledPctOption,
     ParamsOption,
+    RoundOption,
     SeedOption,
+    TeacherOption,
     console,
     fails_clearly,
     stage_app,
@@ -32,6 +34,8 @@ def main(
     dataset: DatasetOption = DEFAULT_DATASET,
     labeled_pct: LabeledPctOption = 10,
     seed: SeedOption = 0,
+    round: RoundOption = None,  # noqa: A002 - the option's name
+    teacher: TeacherOption = None,
     device: DeviceOption = "auto",
     params: ParamsOption = DEFAULT_PARAMS,
 ) -> None:
@@ -40,7 +44,7 @@ def main(
     Masks are compared with the true ones where the data set has them, with the annotator's otherwise.
     """
     settings = load_params(params)
-    paths = RunPaths(dataset, labeled_pct=labeled_pct, seed=seed)
+    paths = RunPaths(dataset, labeled_pct=labeled_pct, seed=seed, round=round, teacher=teacher)
     run = RunInputs.open(paths, settings)
     inputs = EvaluationInputs(
         prepared=run.prepared,
@@ -68,9 +72,10 @@ def main(
             "Backbone": settings.model.backbone,
             "Seed": str(seed),
         },
-        curve_folders={"Teacher": paths.warmup / CURVES_FOLDER, "Student": paths.retrain / CURVES_FOLDER},
+        curve_folders={"Teacher": paths.teacher_folder / CURVES_FOLDER, "Student": paths.retrain / CURVES_FOLDER},
     )
-    console.print(metrics_table(evaluation.metrics(), title=f"{dataset}, {labeled_pct} % labelled, seed {seed}"))
+    title = ", ".join([dataset, f"{labeled_pct} % labelled", f"seed {seed}", *([round] if round else [])])
+    console.print(metrics_table(evaluation.metrics(), title=title))
     console.print(f"report: {paths.evaluate / REPORT_FILE}", highlight=False, soft_wrap=True)
 
 

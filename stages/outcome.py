@@ -19,14 +19,17 @@ def main(params: ParamsOption = DEFAULT_PARAMS) -> None:
     """Read data/DATASET/labeled_PCT/seed_SEED/evaluate/metrics.json of every run; ``dvc repro`` makes them."""
     settings = load_params(params)
     runs = [
-        RunPaths(dataset, labeled_pct=labeled_pct, seed=seed)
-        for dataset, labeled_pct, seed in itertools.product(settings.datasets, settings.labeled_pct, settings.seeds)
+        RunPaths(dataset, labeled_pct=labeled_pct, seed=seed, round=one)
+        for dataset, labeled_pct, seed, one in itertools.product(
+            settings.datasets, settings.labeled_pct, settings.seeds, [None, *(each.name for each in settings.rounds)]
+        )
     ]
     missing = [str(run.evaluate / METRICS_FILE) for run in runs if not (run.evaluate / METRICS_FILE).is_file()]
     raise_all(missing, "these figures have not been made; run: dvc repro")
     for run in runs:
         metrics = json.loads((run.evaluate / METRICS_FILE).read_text(encoding="utf-8"))
-        title = f"{run.dataset}, {run.labeled_pct} % labelled, seed {run.seed}: the student on the test images"
+        which = f", {run.round}" if run.round else ""
+        title = f"{run.dataset}, {run.labeled_pct} % labelled, seed {run.seed}{which}: the student on the test images"
         console.print(metrics_table(metrics, title=title))
         console.print(f"Report with pictures: {run.evaluate / REPORT_FILE}", highlight=False, soft_wrap=True)
 

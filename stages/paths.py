@@ -4,6 +4,11 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.errors import PipelineError
+
+ROUND_NAME = re.compile(r"round_([2-9]|[1-9][0-9]+)")
+"""Names of further rounds of self-training; the first has none."""
+
 
 @dataclass(frozen=True)
 class DatasetPaths:
@@ -50,40 +55,63 @@ class DatasetPaths:
 
 @dataclass(frozen=True)
 class RunPaths(DatasetPaths):
-    """Files that also depend on the labelled share and the seed.
+    """Files that also depend on the labelled share and the seed, and on the round of self-training.
 
     Args:
         labeled_pct: Labelled share of the training images, in percent.
         seed: Seed of the split and of training.
+        round: Name of a further round, ``round_2`` and so on; None for the first, which has no folder of its own.
+        teacher: Folder of the teacher's checkpoint, below the run's; None for warmup's, or the round's before.
+
+    Raises:
+        PipelineError: If the round has another name.
     """
 
     labeled_pct: int = 10
     seed: int = 0
+    round: str | None = None
+    teacher: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse names that are no round's."""
+        if self.round is not None and not ROUND_NAME.fullmatch(self.round):
+            raise PipelineError(f"round: expected round_2, round_3 and so on, got {self.round!r}; pass it as --round")
+
+    @property
+    def round_number(self) -> int:
+        """Rounds before this one: 0 for the first, 1 for ``round_2``."""
+        return 0 if self.round is None else int(self.round.removeprefix("round_")) - 1
 
     @property
     def run(self) -> Path:
         """Folder of one (data set, labelled share, seed)."""
-        return self.root / f"labeled_{self.labeled_pct}" / f"seed_{self.seed}"
+        return self.root / self._place
 
     @property
     def warmup(self) -> Path:
-        """Teacher: ``model.safetensors``, ``model.json``, ``dvclive/``."""
+        """Teacher of the first round: ``model.safetensors``, ``model.json``, ``dvclive/``."""
         return self.run / "warmup"
+
+    @property
+    def teacher_folder(self) -> Path:
+        """The teacher of this round: ``warmup``, or the student of an earlier round."""
+        before = {0: "warmup", 1: "retrain"}.get(self.round_number, f"round_{self.round_number}/retrain")
+        return self.run / (self.teacher or before)
 
     @property
     def pseudo_label(self) -> Path:
         """Mask store of ``pseudo_label``."""
-        return self.run / "pseudo_label"
+        return self.run / self._round_place / "pseudo_label"
 
     @property
     def retrain(self) -> Path:
         """Student: the same files as the teacher's."""
-        return self.run / "retrain"
+        return self.run / self._round_place / "retrain"
 
     @property
     def evaluate(self) -> Path:
         """``metrics.json``, ``per_image.parquet``, ``plots/``, ``report.html``, ``overlays/``."""
-        return self.run / "evaluate"
+        return self.run / self._round_place / "evaluate"
 
     @property
     def metrics(self) -> Path:
@@ -109,9 +137,17 @@ class RunPaths(DatasetPaths):
     @property
     def logs(self) -> Path:
         """JSON lines of long stages; outside DVC's outputs."""
-        return Path("logs") / self.dataset / f"labeled_{self.labeled_pct}" / f"seed_{self.seed}"
+        return Path("logs") / self.dataset / self._place / self._round_place
 
     @property
     def resume(self) -> Path:
         """Resumable training states, outside DVC's outputs: ``resume/<stage>/``."""
-        return Path("resume") / self.dataset / f"labeled_{self.labeled_pct}" / f"seed_{self.seed}"
+        return Path("resume") / self.dataset / self._place / self._round_place
+
+    @property
+    def _place(self) -> Path:
+        return Path(f"labeled_{self.labeled_pct}") / f"seed_{self.seed}"
+
+    @property
+    def _round_place(self) -> Path:
+        return Path(self.round or "")

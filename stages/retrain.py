@@ -3,7 +3,9 @@
 from pipeline.compute.device import resolve_device
 from pipeline.masks.store import MaskStore
 from pipeline.training.checkpoint import MODEL_FILE
-from pipeline.training.crowd import RunPlace, train_student
+from pipeline.training.crowd import train_student
+from pipeline.training.crowd_run import RunPlace
+from pipeline.training.ranks import Ranks
 from stages.command import (
     DEFAULT_DATASET,
     DEFAULT_PARAMS,
@@ -11,13 +13,16 @@ from stages.command import (
     DeviceOption,
     LabeledPctOption,
     ParamsOption,
+    RoundOption,
     SeedOption,
+    TeacherOption,
     fails_clearly,
     stage_app,
 )
 from stages.params import load_params
 from stages.paths import RunPaths
 from stages.run_inputs import RunInputs, print_figures
+from stages.training_options import DevicesOption, NumNodesOption, PrecisionOption, with_precision
 
 app = stage_app("Train the student on the labelled images and on the teacher's pseudo-labels.")
 
@@ -28,7 +33,12 @@ def main(
     dataset: DatasetOption = DEFAULT_DATASET,
     labeled_pct: LabeledPctOption = 10,
     seed: SeedOption = 0,
+    round: RoundOption = None,  # noqa: A002 - the option's name
+    teacher: TeacherOption = None,
     device: DeviceOption = "auto",
+    devices: DevicesOption = 1,
+    num_nodes: NumNodesOption = 1,
+    precision: PrecisionOption = None,
     params: ParamsOption = DEFAULT_PARAMS,
 ) -> None:
     """Read the masks of annotate and pseudo_label and the teacher, write the student below …/retrain.
@@ -38,16 +48,16 @@ def main(
     A run that was killed goes on where it stopped.
     """
     settings = load_params(params)
-    paths = RunPaths(dataset, labeled_pct=labeled_pct, seed=seed)
+    paths = RunPaths(dataset, labeled_pct=labeled_pct, seed=seed, round=round, teacher=teacher)
     inputs = RunInputs.open(paths, settings)
     figures = train_student(
         inputs.prepared,
         inputs.splits,
         MaskStore.open(paths.annotate),
         MaskStore.open(paths.pseudo_label),
-        paths.warmup / MODEL_FILE,
+        paths.teacher_folder / MODEL_FILE,
         model=settings.model,
-        options=settings.retrain,
+        options=with_precision(settings.retrain, precision),
         energy=settings.pseudo_label.energy,
         seed=seed,
         place=RunPlace(
@@ -55,6 +65,7 @@ def main(
             resume=paths.resume / "retrain",
             log=paths.logs / "retrain.jsonl",
             device=resolve_device(device),
+            ranks=Ranks(devices, num_nodes),
         ),
     )
     print_figures(f"{dataset}: student", figures)

@@ -43,7 +43,9 @@ class RunInputs:
 
 
 def print_figures(title: str, figures: Mapping[str, float]) -> None:
-    """Print the figures of a training as a table."""
+    """Print the figures of a training as a table; ranks that have none print nothing."""
+    if not figures:
+        return
     table = Table(title=title, title_justify="left", show_header=False)
     table.add_column("figure")
     table.add_column("value", justify="right")

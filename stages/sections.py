@@ -15,6 +15,7 @@ from pipeline.models.crowd_net import CrowdNetOptions
 from pipeline.training.evaluate_crowd import EvaluateOptions
 from pipeline.training.options import PseudoLabelOptions, RetrainOptions, WarmupOptions
 from stages.params import source_reader
+from stages.paths import ROUND_NAME
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,19 @@ class AnnotateParams:
 
 
 @dataclass(frozen=True)
+class RoundParams:
+    """A further round of self-training: pseudo_label and retrain once more, with a student as teacher.
+
+    Args:
+        name: ``round_2``, ``round_3`` and so on: its folder.
+        teacher: Folder of its teacher beside ``warmup``: ``retrain``, or ``round_2/retrain``.
+    """
+
+    name: str
+    teacher: str
+
+
+@dataclass(frozen=True)
 class Params:
     """The whole file.
 
@@ -105,6 +119,7 @@ class Params:
         datasets: Data sets that ``dvc repro`` runs: keys of ``prepare.sources``.
         labeled_pct: Labelled shares that ``dvc repro`` runs, in percent.
         seeds: Seeds that ``dvc repro`` runs.
+        rounds: Rounds of self-training after the first.
         prepare: Where raw data come from.
         splits: How training images are divided.
         nnec: Exclusion circles.
@@ -119,6 +134,7 @@ class Params:
     datasets: tuple[str, ...] = ("synthetic",)
     labeled_pct: tuple[int, ...] = (10,)
     seeds: tuple[int, ...] = (0,)
+    rounds: tuple[RoundParams, ...] = ()
     prepare: PrepareParams = field(default_factory=PrepareParams)
     splits: SplitsParams = field(default_factory=SplitsParams)
     nnec: NnecOptions = field(default_factory=NnecOptions)
@@ -144,4 +160,17 @@ class Params:
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 faults.append(f"{name}: expected at least one value and each once, got {list(values)}")
+        return faults + self._round_faults()
+
+    def _round_faults(self) -> list[str]:
+        faults = []
+        teachers = ["warmup", "retrain"]
+        for one in self.rounds:
+            if not ROUND_NAME.fullmatch(one.name) or f"{one.name}/retrain" in teachers:
+                faults.append(f"rounds: expected the names round_2, round_3 and so on, each once, got {one.name!r}")
+            if one.teacher not in teachers:
+                faults.append(
+                    f"rounds: {one.name}'s teacher: expected one of {', '.join(teachers)}, got {one.teacher!r}"
+                )
+            teachers.append(f"{one.name}/retrain")
         return faults

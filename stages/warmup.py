@@ -2,7 +2,9 @@
 
 from pipeline.compute.device import resolve_device
 from pipeline.masks.store import MaskStore
-from pipeline.training.crowd import RunPlace, train_teacher
+from pipeline.training.crowd import train_teacher
+from pipeline.training.crowd_run import RunPlace
+from pipeline.training.ranks import Ranks
 from stages.command import (
     DEFAULT_DATASET,
     DEFAULT_PARAMS,
@@ -17,6 +19,7 @@ from stages.command import (
 from stages.params import load_params
 from stages.paths import RunPaths
 from stages.run_inputs import RunInputs, print_figures
+from stages.training_options import DevicesOption, NumNodesOption, PrecisionOption, with_precision
 
 app = stage_app("Train the teacher on the labelled images: to count heads, then to tell their masks apart.")
 
@@ -28,6 +31,9 @@ def main(
     labeled_pct: LabeledPctOption = 10,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
+    devices: DevicesOption = 1,
+    num_nodes: NumNodesOption = 1,
+    precision: PrecisionOption = None,
     params: ParamsOption = DEFAULT_PARAMS,
 ) -> None:
     """Read prepared tables and annotate's masks, write the teacher below data/DATASET/labeled_PCT/seed_SEED/warmup.
@@ -42,13 +48,14 @@ def main(
         inputs.splits,
         MaskStore.open(paths.annotate),
         model=settings.model,
-        options=settings.warmup,
+        options=with_precision(settings.warmup, precision),
         seed=seed,
         place=RunPlace(
             out=paths.warmup,
             resume=paths.resume / "warmup",
             log=paths.logs / "warmup.jsonl",
             device=resolve_device(device),
+            ranks=Ranks(devices, num_nodes),
         ),
     )
     print_figures(f"{dataset}: teacher", figures)

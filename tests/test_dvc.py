@@ -20,6 +20,8 @@ from stages.sections import AnnotateParams
 from tests.code_reading import ROOT, imported_files, read_params
 
 STAGES = ("prepare", "nnec", "annotate", "warmup", "pseudo_label", "retrain", "evaluate")
+FILES = {stage: stage for stage in STAGES} | {f"{stage}_round": stage for stage in STAGES[-3:]}
+"""Stage of dvc.yaml → its file; further rounds run the commands of the first one."""
 yaml = YAML(typ="safe", pure=True)
 PIPELINE = yaml.load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 PARAMS: dict[str, Any] = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -29,21 +31,22 @@ def code_deps(stage: str) -> list[str]:
     return [dep for dep in PIPELINE[stage]["deps"] if dep.startswith(("pipeline/", "stages/"))]
 
 
-def test_the_stages_are_the_seven_of_the_design() -> None:
-    assert tuple(PIPELINE) == STAGES
+def test_the_stages_are_the_seven_of_the_design_and_further_rounds() -> None:
+    assert tuple(PIPELINE) == tuple(FILES)
+    assert [stage for stage in PIPELINE if not stage.endswith("_round")] == list(STAGES)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", FILES)
 def test_deps_name_every_file_that_the_stage_imports(stage: str) -> None:
-    imported = imported_files(f"stages/{stage}.py")
+    imported = imported_files(f"stages/{FILES[stage]}.py")
     deps = code_deps(stage)
     covered = {file for file in imported for dep in deps if file == dep or file.startswith(f"{dep}/")}
     assert sorted(imported - covered) == [], f"dvc.yaml: add these to the deps of {stage}"
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", FILES)
 def test_deps_name_nothing_that_the_stage_does_not_import(stage: str) -> None:
-    imported = imported_files(f"stages/{stage}.py")
+    imported = imported_files(f"stages/{FILES[stage]}.py")
     code = [dep for dep in code_deps(stage) if (ROOT / dep).is_dir() or dep.endswith(".py")]
     idle = [dep for dep in code if not any(file == dep or file.startswith(f"{dep}/") for file in imported)]
     assert idle == [], f"dvc.yaml: take these out of the deps of {stage}"
@@ -78,25 +81,25 @@ def leaves_below(read: str) -> list[str]:
     return [leaf for key in section for leaf in leaves_below(f"{read}.{key}")]
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", FILES)
 def test_every_parameter_that_a_stage_reads_is_watched(stage: str) -> None:
     listed = PIPELINE[stage]["params"]
-    read = {leaf for key in read_params(f"stages/{stage}.py") for leaf in leaves_below(key)}
+    read = {leaf for key in read_params(f"stages/{FILES[stage]}.py") for leaf in leaves_below(key)}
     assert read
     missing = [key for key in sorted(read) if not is_watched(key, listed)]
     assert [key for key in missing if key.split(".")[-1] not in RESULT_FREE_OPTIONS] == []
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", FILES)
 def test_no_parameter_is_watched_that_the_stage_does_not_read(stage: str) -> None:
-    read = read_params(f"stages/{stage}.py")
+    read = read_params(f"stages/{FILES[stage]}.py")
     idle = [one for one in PIPELINE[stage]["params"] if not any(
         one == key or one.startswith(f"{key}.") or key.startswith(f"{one}.") for key in read
     )]  # fmt: skip
     assert idle == [], f"dvc.yaml: take these out of the params of {stage}"
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", FILES)
 def test_no_parameter_is_watched_that_changes_no_result(stage: str) -> None:
     watched = [
         key for key in leaves_below("warmup") + leaves_below("retrain") if is_watched(key, PIPELINE[stage]["params"])
@@ -108,12 +111,17 @@ def test_the_shipped_weights_are_watched() -> None:
     assert "pipeline/models/weights/compact.safetensors" in PIPELINE["annotate"]["deps"]
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", FILES)
 def test_a_command_names_its_stage_and_every_axis(stage: str) -> None:
     definition = PIPELINE[stage]
-    options = {"dataset": "--dataset", "labeled_pct": "--labeled-pct", "seed": "--seed"}
-    wanted = " ".join(f"{options[axis]} ${{item.{axis}}}" for axis in definition["matrix"])
-    assert definition["cmd"] == f"python -m stages.{stage} {wanted}"
+    options = {
+        "dataset": "--dataset ${item.dataset}",
+        "labeled_pct": "--labeled-pct ${item.labeled_pct}",
+        "seed": "--seed ${item.seed}",
+        "round": "--round ${item.round.name} --teacher ${item.round.teacher}",
+    }
+    wanted = " ".join(options[axis] for axis in definition["matrix"])
+    assert definition["cmd"] == f"python -m stages.{FILES[stage]} {wanted}"
     assert definition["desc"]
 
 
@@ -241,6 +249,24 @@ def test_another_seed_adds_stages_and_leaves_the_others(sandbox: Sandbox) -> Non
         sandbox.write(sandbox.params)
     assert started
     assert all(name.endswith("-1") for name in started)
+
+
+def test_a_further_round_adds_its_own_stages_each_after_the_round_before(sandbox: Sandbox) -> None:
+    assert not any("_round@" in name for name in sandbox.upstream)
+    rounds = [{"name": "round_2", "teacher": "retrain"}, {"name": "round_3", "teacher": "round_2/retrain"}]
+    sandbox.write({**sandbox.params, "datasets": ["one"], "rounds": rounds})
+    try:
+        with Repo(str(sandbox.folder)) as repo:
+            started = set(repo.status())
+            graph = repo.index.graph
+            above = {one.addressing: {each.addressing for each in descendants(graph, one)} for one in graph}
+    finally:
+        sandbox.write(sandbox.params)
+    names = [f"{stage}_round@one-10-0-round{k}" for k in (0, 1) for stage in ("pseudo_label", "retrain", "evaluate")]
+    assert started == set(names)
+    assert {"retrain@one-10-0", "pseudo_label_round@one-10-0-round0"} <= above["retrain_round@one-10-0-round0"]
+    assert "retrain_round@one-10-0-round0" in above["pseudo_label_round@one-10-0-round1"]
+    assert not above["retrain_round@one-10-0-round0"] & {"retrain_round@one-10-0-round1", "evaluate@one-10-0"}
 
 
 def test_the_defaults_are_the_embedded_data_set() -> None:

@@ -21,6 +21,8 @@ MODEL_FILE = "model.safetensors"
 """The checkpoint chosen on held-out labelled images."""
 LAST_FILE = "last.safetensors"
 """The last teacher average, beside the chosen checkpoint."""
+RESCUED_FILE = "last_good.safetensors"
+"""The best weights of a training that diverged, beside its state; a training that ends removes them."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ class ResumeFile:
 
     Args:
         folder: Folder of this training alone; made when needed, removed by :meth:`clear`.
-        digest: Digest of everything that the result depends on; a state with another one is of no use and is removed.
+        digest: Digest of everything that the result depends on; a state with another one is of no use and is removed,
+            but not what else lies in the folder.
     """
 
     def __init__(self, folder: Path, *, digest: str) -> None:
@@ -141,7 +144,7 @@ class ResumeFile:
         except (RuntimeError, OSError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError):
             state = None  # damaged: training starts anew
         if state is None:
-            self.clear()
+            self.path.unlink(missing_ok=True)
         return state
 
     def clear(self) -> None:

@@ -1,7 +1,7 @@
 """Random crops, as a function of the seed and the step alone, so that a resumed run sees what an unbroken one does."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -100,24 +100,36 @@ class CropSampler:
         options: Size, scale and flip.
         seed: Seed of the training.
         stream: Tells samplers of one training apart.
+        rank: Which of the ranks this is, from 0; each takes its part of every batch.
+        ranks: How many divide the batch, which is a multiple of it.
     """
 
-    def __init__(self, scenes: SceneSource, options: CropOptions, *, seed: int, stream: int) -> None:
+    def __init__(
+        self, scenes: SceneSource, options: CropOptions, *, seed: int, stream: int, rank: int = 0, ranks: int = 1
+    ) -> None:
         if not len(scenes):
             raise ValueError("scenes: expected at least one image to crop from")
+        if options.batch % ranks:
+            raise ValueError(f"ranks: expected a divisor of the batch of {options.batch} crops, got {ranks}")
         self._scenes, self._options, self._seed, self._stream = scenes, options, seed, 2 * stream
+        part = options.batch // ranks
+        self.places = range(rank * part, (rank + 1) * part)
 
     def crops(self, step: int) -> list[Crop]:
-        """Give the crops of a step."""
-        batch = self._options.batch
+        """Give this rank's crops of a step, those at :attr:`places` of the batch."""
         return [
             random_crop(
-                self._scenes[self._position(step * batch + k)],
+                self._scenes[self._position(step * self._options.batch + k)],
                 self._options,
                 generator=step_generator(self._seed, self._stream, step, k),
             )
-            for k in range(batch)
+            for k in self.places
         ]
+
+    def image_ids(self, step: int) -> list[str]:
+        """Name the images of a step's whole batch, on all ranks."""
+        batch = self._options.batch
+        return [self._scenes.image_ids[self._position(step * batch + k)] for k in range(batch)]
 
     def _position(self, draw: int) -> int:
         round_, place = divmod(draw, len(self._scenes))
@@ -176,7 +188,7 @@ def _nearest_index(length: int, out_length: int) -> npt.NDArray[np.int64]:
     return ((np.arange(out_length) + 0.5) * (length / out_length)).astype(np.int64)
 
 
-def made_ahead(make: Callable[[int], T], steps: range, *, workers: int) -> Iterator[tuple[int, T]]:
+def made_ahead(make: Callable[[int], T], steps: range, *, workers: int) -> Generator[tuple[int, T]]:
     """Call ``make`` for each step in threads, a few steps ahead, and give the results in order."""
     with ThreadPoolExecutor(workers, thread_name_prefix="batches") as pool:
         waiting: deque[tuple[int, Future[T]]] = deque()

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from pipeline.training.crops import CropBatch, CropSampler, step_generator
-from pipeline.training.options import ColorOptions, StrongViewOptions
 from pipeline.training.strong_view import change_colors, strong_view
+from pipeline.training.view_options import ColorOptions, StrongViewOptions
 
 LABELED_STREAM, UNLABELED_STREAM = 0, 1
 COLOR_STREAM, STRONG_STREAM = 100, 101
@@ -63,11 +63,11 @@ class CrowdBatches:
     seed: int
 
     def __call__(self, step: int) -> CrowdBatch:
-        """Make the batch of a step."""
+        """Make this rank's part of the batch of a step."""
         labeled_crops = self.labeled.crops(step)
         colored = [
             change_colors(crop.pixels, self.colors, generator=step_generator(self.seed, COLOR_STREAM, step, k))
-            for k, crop in enumerate(labeled_crops)
+            for k, crop in zip(self.labeled.places, labeled_crops, strict=True)
         ]
         labeled = replace(CropBatch.stack(labeled_crops), images=torch.stack(colored))
         if self.unlabeled is None:
@@ -75,7 +75,14 @@ class CrowdBatches:
         crops = self.unlabeled.crops(step)
         views = [
             strong_view(crop.pixels, self.strong, generator=step_generator(self.seed, STRONG_STREAM, step, k))
-            for k, crop in enumerate(crops)
+            for k, crop in zip(self.unlabeled.places, crops, strict=True)
         ]
         strong, cut_out = (torch.stack(parts) for parts in zip(*views, strict=True))
         return CrowdBatch(labeled, UnlabeledBatch(CropBatch.stack(crops), strong, cut_out))
+
+    def describe(self, step: int) -> str:
+        """Name the images of a step's batch, on all ranks."""
+        text = f"crops of the labelled images {', '.join(self.labeled.image_ids(step))}"
+        if self.unlabeled is not None:
+            text += f" and the unlabelled images {', '.join(self.unlabeled.image_ids(step))}"
+        return text

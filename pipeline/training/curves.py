@@ -5,6 +5,9 @@ from pathlib import Path
 
 from dvclive.live import Live
 
+CURVES_FOLDER = "dvclive"
+"""Folder of the curves beside a model."""
+
 
 def write_curves(folder: Path, curves: Iterable[tuple[int, Mapping[str, float]]]) -> None:
     """Write one table for each figure below ``folder/plots/metrics`` and the last values to ``folder/metrics.json``.

@@ -1,4 +1,8 @@
-"""Looks at the held-out labelled images: how well a network counts there, and how well its masks fit."""
+"""Looks at images while training: how well a network counts there, and how well its masks fit.
+
+The held-out labelled images choose the checkpoint. The test images are looked at only where ``oracle_best`` is asked
+for, and choose nothing.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from pipeline.datasets.images import read_image_rgb
 from pipeline.datasets.prepared import Prepared
+from pipeline.errors import PipelineError
 from pipeline.evaluation.counting import counting_errors
 from pipeline.evaluation.instance_iou import matched_mean_iou, pool_matches
 from pipeline.masks.store import MaskStore
@@ -74,3 +80,34 @@ class HeldOut:
         if with_masks:
             figures["matched_iou"] = float(np.nan_to_num(pool_matches(matches).mean_matched_iou))
         return figures
+
+
+def count_test_images(
+    net: nn.Module,
+    prepared: Prepared,
+    image_ids: Sequence[str],
+    *,
+    options: LoopOptions,
+    device: torch.device,
+) -> dict[str, float]:
+    """Count on the test images, for ``oracle_best``: ``mae`` and ``rmse``.
+
+    Args:
+        net: In evaluation mode, on the device.
+        prepared: The data set.
+        image_ids: Test images.
+        options: Tiles.
+        device: Where to compute.
+
+    Raises:
+        PipelineError: If there are none.
+    """
+    if not image_ids:
+        raise PipelineError(f"{prepared.folder}: has no test images; set loop.oracle_best: false")
+    predicted = []
+    for image_id in image_ids:
+        image = read_image_rgb(prepared.image(image_id).path)
+        logits, _ = predict_image(net, image, device=device, tile_px=options.tile_px, halo_px=options.halo_px)
+        predicted.append(len(count_heads(logits, (image.shape[0], image.shape[1])).prob))
+    errors = counting_errors(predicted, [len(prepared.points(image_id)) for image_id in image_ids])
+    return {"mae": errors.mae, "rmse": errors.rmse}

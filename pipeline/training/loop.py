@@ -1,74 +1,30 @@
 """The training loop: phases of optimiser steps, a teacher average, looks at held-out images, exact resume.
 
 Nothing random survives a step: batches are functions of the seed and the step, so that the weights, the optimiser and
-the counters are the whole state.
+the counters are the whole state. Ranks of a distributed run hold the same weights; the first one looks, logs and saves.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from pathlib import Path
+from typing import Any, Generic
 
 import torch
 from lightning.fabric import Fabric
+from rich.console import Console
 from torch import Tensor, nn
 
 from pipeline.compute.progress import JsonLines, track
 from pipeline.errors import PipelineError
 from pipeline.training.checkpoint import ResumeFile
+from pipeline.training.choice import Choice, Chosen
 from pipeline.training.crops import made_ahead
 from pipeline.training.mean_teacher import MeanTeacher
-from pipeline.training.options import LoopOptions, PhaseOptions
-
-B = TypeVar("B")
-B_contra = TypeVar("B_contra", contravariant=True)
-
-FINAL_RATE = 0.01
-"""Share of the learning rate that is left at the end of a cosine decay."""
-
-
-class Loss(Protocol[B_contra]):
-    """Gives the loss of a batch, under ``loss``, and figures to log beside it."""
-
-    def __call__(
-        self, student: nn.Module, teacher: nn.Module, batch: B_contra, phase_step: int
-    ) -> Mapping[str, Tensor]:
-        """Compute it; ``phase_step`` counts from 0."""
-
-
-@dataclass(frozen=True)
-class Phase(Generic[B]):
-    """A stretch of training with one loss and one optimiser.
-
-    Args:
-        name: Name in curves and logs.
-        options: Length and learning rates.
-        trained: Children of the network that learn; the others stand still, their batch norm in evaluation mode.
-        make_batch: Gives the batch of a step of the whole training; called in threads.
-        loss: Gives the loss.
-    """
-
-    name: str
-    options: PhaseOptions
-    trained: tuple[str, ...]
-    make_batch: Callable[[int], B]
-    loss: Loss[B]
-
-
-@dataclass
-class Chosen:
-    """Teacher weights at one look.
-
-    Args:
-        step: Steps of the whole training behind them.
-        metrics: Figures on the held-out images.
-        weights: State dict, on the CPU.
-    """
-
-    step: int
-    metrics: dict[str, float]
-    weights: dict[str, Tensor]
+from pipeline.training.options import LoopOptions
+from pipeline.training.phases import B, Phase, rate_share
+from pipeline.training.ranks import mean_over_ranks, share_buffers
 
 
 @dataclass
@@ -79,25 +35,25 @@ class Trained:
         chosen: Teacher weights with the least held-out error.
         last: The last teacher weights.
         curves: Figures by step, in order.
+        oracle: Figures and step of the least error seen on the test images, where they were looked at.
     """
 
     chosen: Chosen
     last: Chosen
     curves: list[tuple[int, dict[str, float]]]
+    oracle: dict[str, float] | None = None
 
 
 @dataclass
 class _State:
-    """Where the training stands, beside the networks and the optimiser."""
+    """Where the training stands, beside the networks, the optimiser and the choice."""
 
     phase: int = 0
     phase_step: int = 0
     step: int = 0
-    chosen: Chosen | None = None
-    last: Chosen | None = None
     curves: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     sums: dict[str, Tensor] = field(default_factory=dict)
-    summed_steps: int = 0
+    summed_steps: dict[str, int] = field(default_factory=dict)
 
 
 class Training(Generic[B]):
@@ -107,11 +63,13 @@ class Training(Generic[B]):
         net: Network on its device; trained in place.
         phases: What to do; phases of no steps are left out.
         options: Averaging, clipping, intervals.
-        fabric: Device and precision.
+        fabric: Device, precision and ranks, launched.
         evaluate: Gives the figures of a network on the held-out images after a phase, by its name.
         error_name: Which of these figures chooses the checkpoint; the least wins, of equals the latest.
         resume: Where the state is kept.
-        log: Where lines are written.
+        log: Where lines are written; None on other ranks than the first.
+        rescue: Writes the last good weights of a training that diverged, and says where.
+        oracle: Gives the figures of a network on the test images; looked at beside, never for choosing.
     """
 
     def __init__(
@@ -124,7 +82,9 @@ class Training(Generic[B]):
         evaluate: Callable[[nn.Module, str], dict[str, float]],
         error_name: str,
         resume: ResumeFile,
-        log: JsonLines,
+        log: JsonLines | None,
+        rescue: Callable[[Chosen], Path],
+        oracle: Callable[[nn.Module], dict[str, float]] | None = None,
     ) -> None:
         self._phases = [phase for phase in phases if phase.options.steps]
         if not self._phases:
@@ -132,32 +92,40 @@ class Training(Generic[B]):
                 "there is nothing to train: every phase has 0 steps; give at least one phase some steps"
             )
         self._net, self._options, self._fabric = net, options, fabric
-        self._teacher = MeanTeacher(net, decay=options.ema_decay)
-        self._evaluate, self._error_name = evaluate, error_name
-        self._resume, self._log = resume, log
+        self._teacher = MeanTeacher(net, decay=options.ema_decay, average_buffers=options.ema_buffers)
+        self._evaluate, self._oracle = evaluate, oracle
+        self._resume, self._log, self._rescue = resume, log, rescue
+        self._choice = Choice(error_name, patience=options.patience)
         self._state = _State()
+        self._description = "training"
 
     def run(self, description: str) -> Trained:
         """Train, from the beginning or from where a killed run left its state.
 
         Args:
-            description: What the progress display calls it.
+            description: What the progress display calls it: the section of its options.
 
         Raises:
-            PipelineError: If the loss stops being a number.
+            PipelineError: If loss or gradient stop being numbers; no weights are spoilt by them.
         """
+        self._description = description
         saved = self._resume.load(self._fabric.device)
         optimizer_state = self._restore(saved) if saved else None
         total = sum(phase.options.steps for phase in self._phases)
+        shown = None if self._fabric.is_global_zero else Console(quiet=True)
         with _repeatable(self._fabric.device):
             for _ in track(
-                self._steps(optimizer_state), description=description, total=total - self._state.step, unit="steps"
+                self._steps(optimizer_state),
+                description=description,
+                total=total - self._state.step,
+                unit="steps",
+                console=shown,
             ):
                 pass
-        state = self._state
-        assert state.chosen is not None
-        assert state.last is not None
-        return Trained(chosen=state.chosen, last=state.last, curves=state.curves)
+        best, last = self._choice.best, self._choice.last
+        assert best is not None
+        assert last is not None
+        return Trained(chosen=best, last=last, curves=self._state.curves, oracle=self._choice.oracle)
 
     def _steps(self, optimizer_state: dict[str, Any] | None) -> Iterator[int]:
         state = self._state
@@ -166,17 +134,18 @@ class Training(Generic[B]):
             student, optimizer = self._begin(phase, optimizer_state)
             optimizer_state = None
             ahead = range(state.step, state.step + phase.options.steps - state.phase_step)
-            for _, batch in made_ahead(phase.make_batch, ahead, workers=self._options.load_workers):
-                self._step(phase, student, optimizer, batch)
-                ends = state.phase_step == phase.options.steps
-                if ends or state.phase_step % self._options.evaluate_every == 0:
-                    self._look(phase)
-                if ends:
-                    state.phase, state.phase_step = state.phase + 1, 0
-                    self._hand_on()
-                if state.step % self._options.checkpoint_every == 0:
-                    self._save(optimizer)
-                yield state.step
+            with closing(made_ahead(phase.make_batch, ahead, workers=self._options.load_workers)) as batches:
+                for _, batch in batches:
+                    self._step(phase, student, optimizer, batch)
+                    ends = self._look_and_log(phase)
+                    if ends:
+                        state.phase, state.phase_step = state.phase + 1, 0
+                        self._hand_on()
+                    if state.step % self._options.checkpoint_every == 0:
+                        self._save(optimizer)
+                    yield state.step
+                    if ends:
+                        break
         self._save(None)
 
     def _begin(
@@ -194,6 +163,10 @@ class Training(Generic[B]):
                 options = phase.options
                 rate = options.encoder_learning_rate if name == "encoder" else options.learning_rate
                 groups.append({"params": list(child.parameters()), "lr": rate, "full_lr": rate})
+        if self._options.frozen_norm:
+            for module in self._net.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
         optimizer = torch.optim.Adam(groups, weight_decay=phase.options.weight_decay)
         if optimizer_state is not None:
             optimizer.load_state_dict(optimizer_state)
@@ -207,86 +180,117 @@ class Training(Generic[B]):
         figures = phase.loss(student, self._teacher.net, batch, state.phase_step)
         optimizer.zero_grad(set_to_none=True)
         self._fabric.backward(figures["loss"])
-        self._fabric.clip_gradients(student, optimizer, max_norm=self._options.clip_norm, error_if_nonfinite=False)
+        norm = self._fabric.clip_gradients(
+            student, optimizer, max_norm=self._options.clip_norm, error_if_nonfinite=False
+        )
+        assert norm is not None
+        self._require_numbers(phase, optimizer, figures["loss"].detach(), norm)
         optimizer.step()
+        if not self._options.frozen_norm:
+            share_buffers(self._net, self._fabric)
         self._teacher.update(self._net, step=state.phase_step)
         state.phase_step += 1
         state.step += 1
-        state.summed_steps += 1
         for name, value in figures.items():
             state.sums[name] = state.sums.get(name, torch.zeros_like(value.detach())) + value.detach()
-        if state.step % self._options.log_every == 0 or state.phase_step == phase.options.steps:
+            state.summed_steps[name] = state.summed_steps.get(name, 0) + 1
+
+    def _require_numbers(
+        self, phase: Phase[B], optimizer: torch.optim.Optimizer, loss: Tensor, gradient_norm: Tensor
+    ) -> None:
+        """Stop before the optimiser's step if loss or gradient is no number, on any rank."""
+        if self._options.precision == "16-mixed":  # its scaler meets infinite gradients by itself, and skips the step
+            gradient_norm = torch.zeros_like(gradient_norm)
+        seen_loss, seen_norm = mean_over_ranks(torch.stack([loss, gradient_norm.to(loss)]), self._fabric).tolist()
+        if math.isfinite(seen_loss) and math.isfinite(seen_norm):
+            return
+        state = self._state
+        self._save(optimizer)
+        if not self._fabric.is_global_zero:
+            self._fabric.barrier()
+            raise PipelineError(f"rank {self._fabric.global_rank} stops with the first one")
+        kept = self._rescue(self._choice.best or Chosen(state.step, {}, self._teacher_weights()))
+        self._fabric.barrier()
+        raise PipelineError(
+            f"the loss of phase {phase.name!r} is no longer a number at step {state.step + 1} (loss {seen_loss}, norm "
+            f"of its gradient {seen_norm}), on {phase.describe(state.step)}; the last good weights are in {kept}: "
+            f"lower {self._description}.{phase.name}.learning_rate in params.yaml, or look at these images"
+        )
+
+    def _look_and_log(self, phase: Phase[B]) -> bool:
+        """Do what is due after a step, and say whether the phase ends with it."""
+        state, options = self._state, self._options
+        ends = state.phase_step == phase.options.steps
+        looks = ends or state.phase_step % options.evaluate_every == 0
+        if ends or state.step % options.log_every == 0:
             self._log_curves(phase)
+        if looks:
+            self._look(phase)
+        if looks and not ends and self._choice.is_exhausted:
+            ends = True
+            self._log_curves(phase)
+        return ends
 
     def _log_curves(self, phase: Phase[B]) -> None:
         state = self._state
-        means = {f"{phase.name}/{name}": float(value) / state.summed_steps for name, value in state.sums.items()}
-        state.sums, state.summed_steps = {}, 0
-        if not all(math.isfinite(value) for value in means.values()):
-            raise PipelineError(
-                f"the loss of phase {phase.name!r} is no longer a number at step {state.step}: {means}; lower its "
-                "learning_rate in params.yaml"
-            )
-        state.curves.append((state.step, means))
-        self._log.write(step=state.step, **means)
+        if not state.sums:
+            return
+        names = list(state.sums)
+        means = torch.stack([state.sums[name] / state.summed_steps[name] for name in names])
+        shared = mean_over_ranks(means, self._fabric).tolist()
+        state.sums, state.summed_steps = {}, {}
+        self._note({f"{phase.name}/{name}": value for name, value in zip(names, shared, strict=True)})
+
+    def _note(self, figures: dict[str, float]) -> None:
+        self._state.curves.append((self._state.step, figures))
+        if self._log is not None:
+            self._log.write(step=self._state.step, **figures)
 
     def _look(self, phase: Phase[B]) -> None:
         """Evaluate the teacher, and keep its weights if they are the best so far."""
-        state = self._state
-        metrics = self._evaluate(self._teacher.net, phase.name)
-        self._log.write(step=state.step, **{f"held_out/{name}": value for name, value in metrics.items()})
-        state.curves.append((state.step, {f"held_out/{name}": value for name, value in metrics.items()}))
-        if state.phase_step < self._options.choose_from_frac * phase.options.steps:
-            return
-        weights = {name: value.detach().cpu().clone() for name, value in self._teacher.net.state_dict().items()}
-        state.last = Chosen(state.step, metrics, weights)
-        if state.chosen is None or metrics[self._error_name] <= state.chosen.metrics[self._error_name]:
-            state.chosen = state.last
+        state, first = self._state, self._fabric.is_global_zero
+        metrics = self._fabric.broadcast(self._evaluate(self._teacher.net, phase.name) if first else {})
+        self._note({f"held_out/{name}": value for name, value in metrics.items()})
+        if self._oracle is not None:
+            self._choice.see_test(self._fabric.broadcast(self._oracle(self._teacher.net) if first else {}), state.step)
+            assert self._choice.oracle is not None
+            self._note({f"oracle_best/{name}": value for name, value in self._choice.oracle.items()})
+        if state.phase_step >= self._options.choose_from_frac * phase.options.steps:
+            self._choice.take(Chosen(state.step, metrics, self._teacher_weights()))
+
+    def _teacher_weights(self) -> dict[str, Tensor]:
+        return {name: value.detach().cpu().clone() for name, value in self._teacher.net.state_dict().items()}
 
     def _hand_on(self) -> None:
         """Let the next phase, if there is one, go on from the chosen weights and choose anew."""
-        state = self._state
-        if state.phase == len(self._phases):
+        if self._state.phase == len(self._phases):
             return
-        assert state.chosen is not None
-        self._net.load_state_dict(state.chosen.weights)
-        self._teacher.net.load_state_dict(state.chosen.weights)
-        state.chosen = None
+        assert self._choice.best is not None
+        self._net.load_state_dict(self._choice.best.weights)
+        self._teacher.net.load_state_dict(self._choice.best.weights)
+        self._choice.begin_phase()
 
     def _save(self, optimizer: torch.optim.Optimizer | None) -> None:
-        state = self._state
-        between_phases = state.phase_step == 0
+        if not self._fabric.is_global_zero:
+            return
+        between_phases = self._state.phase_step == 0
         self._resume.save(
             {
                 "net": self._net.state_dict(),
                 "teacher": self._teacher.net.state_dict(),
                 "optimizer": None if optimizer is None or between_phases else optimizer.state_dict(),
-                "state": vars(state) | {name: vars(kept) if kept else None for name, kept in self._kept().items()},
+                "choice": self._choice.state_dict(),
+                "state": vars(self._state),
             }
         )
-
-    def _kept(self) -> dict[str, Chosen | None]:
-        return {"chosen": self._state.chosen, "last": self._state.last}
 
     def _restore(self, saved: dict[str, Any]) -> dict[str, Any] | None:
         self._net.load_state_dict(saved["net"])
         self._teacher.net.load_state_dict(saved["teacher"])
-        fields = saved["state"]
-        for name in self._kept():
-            if kept := fields[name]:
-                weights = {key: value.cpu() for key, value in kept["weights"].items()}
-                fields[name] = Chosen(kept["step"], kept["metrics"], weights)
-        self._state = _State(**fields)
+        self._choice.load_state_dict(saved["choice"])
+        self._state = _State(**saved["state"])
         optimizer: dict[str, Any] | None = saved["optimizer"]
         return optimizer
-
-
-def rate_share(options: PhaseOptions, phase_step: int) -> float:
-    """Give the share of the learning rate that holds at a step of a phase."""
-    ramp = min(1.0, (phase_step + 1) / (options.ramp_steps + 1))
-    if options.decay == "constant":
-        return ramp
-    return ramp * (FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * phase_step / options.steps)))
 
 
 @contextmanager

@@ -7,16 +7,18 @@ from torch import nn
 
 
 class MeanTeacher:
-    """Exponential moving average of a network; its parameters are averaged, its buffers are copied.
+    """Exponential moving average of a network: of its parameters, and of its buffers where asked for.
 
     Args:
         student: Network to follow; the teacher starts from its weights.
         decay: Share of the old average that is kept at each step, in [0, 1).
+        average_buffers: Average floating point buffers as well (batch norm's running statistics); they are copied
+            otherwise, as whole numbers always are.
     """
 
-    def __init__(self, student: nn.Module, *, decay: float) -> None:
+    def __init__(self, student: nn.Module, *, decay: float, average_buffers: bool = False) -> None:
         self.net = copy.deepcopy(student).eval().requires_grad_(False)
-        self._decay = decay
+        self._decay, self._average_buffers = decay, average_buffers
 
     @torch.no_grad()
     def update(self, student: nn.Module, *, step: int) -> None:
@@ -29,5 +31,8 @@ class MeanTeacher:
         keep = min(self._decay, (1 + step) / (10 + step))
         for average, weight in zip(self.net.parameters(), student.parameters(), strict=True):
             average.lerp_(weight.detach().to(average.dtype), 1 - keep)
-        for copied, buffer in zip(self.net.buffers(), student.buffers(), strict=True):
-            copied.copy_(buffer)
+        for own, buffer in zip(self.net.buffers(), student.buffers(), strict=True):
+            if self._average_buffers and own.is_floating_point():
+                own.lerp_(buffer.to(own.dtype), 1 - keep)
+            else:
+                own.copy_(buffer)

@@ -8,15 +8,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from pipeline.pseudo_labels.energy import EnergyOptions
+from pipeline.training.bounds import require
+from pipeline.training.view_options import ColorOptions, StrongViewOptions, few_labels_colors
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+"""Precision of Lightning Fabric."""
 
 RESULT_FREE_OPTIONS = ("checkpoint_every", "load_workers", "cache_mib")
 """Options of the loop that change no result; they are left out of recorded parameters and digests."""
-
-
-def _require(name: str, value: float, expected: str, fits: bool) -> None:
-    """Raise a ValueError that names the option, unless it fits."""
-    if not fits:
-        raise ValueError(f"{name}: expected {expected}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -39,13 +38,11 @@ class CropOptions:
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        _require("size_px", self.size_px, "a positive multiple of 16", self.size_px > 0 and self.size_px % 16 == 0)
-        _require("batch", self.batch, "at least 1", self.batch >= 1)
-        _require("scale_min", self.scale_min, "above 0", self.scale_min > 0)
-        _require(
-            "scale_max", self.scale_max, f"at least scale_min ({self.scale_min})", self.scale_max >= self.scale_min
-        )
-        _require("flip_prob", self.flip_prob, "from 0 to 1", 0 <= self.flip_prob <= 1)
+        require("size_px", self.size_px, "a positive multiple of 16", self.size_px > 0 and self.size_px % 16 == 0)
+        require("batch", self.batch, "at least 1", self.batch >= 1)
+        require("scale_min", self.scale_min, "above 0", self.scale_min > 0)
+        require("scale_max", self.scale_max, f"at least scale_min ({self.scale_min})", self.scale_max >= self.scale_min)
+        require("flip_prob", self.flip_prob, "from 0 to 1", 0 <= self.flip_prob <= 1)
 
 
 @dataclass(frozen=True)
@@ -72,11 +69,11 @@ class PhaseOptions:
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        _require("steps", self.steps, "at least 0", self.steps >= 0)
-        _require("learning_rate", self.learning_rate, "above 0", self.learning_rate > 0)
-        _require("encoder_learning_rate", self.encoder_learning_rate, "at least 0", self.encoder_learning_rate >= 0)
-        _require("weight_decay", self.weight_decay, "at least 0", self.weight_decay >= 0)
-        _require("ramp_steps", self.ramp_steps, "at least 0", self.ramp_steps >= 0)
+        require("steps", self.steps, "at least 0", self.steps >= 0)
+        require("learning_rate", self.learning_rate, "above 0", self.learning_rate > 0)
+        require("encoder_learning_rate", self.encoder_learning_rate, "at least 0", self.encoder_learning_rate >= 0)
+        require("weight_decay", self.weight_decay, "at least 0", self.weight_decay >= 0)
+        require("ramp_steps", self.ramp_steps, "at least 0", self.ramp_steps >= 0)
 
 
 @dataclass(frozen=True)
@@ -89,6 +86,14 @@ class LoopOptions:
         evaluate_every: Steps between two looks at the held-out labelled images; each phase also ends with one.
         choose_from_frac: Looks before this share of a phase do not compete for the chosen checkpoint (the counting
             error alone would choose a mask head that has hardly been trained).
+        patience: Looks in a row without a better one, among those that compete, after which a phase ends early; 0
+            trains every phase to its end, as published.
+        ema_buffers: Average the buffers too (batch norm's running statistics) instead of copying them. Published: no.
+        frozen_norm: Batch norm takes its running statistics, and leaves them, also where it learns; for encoders that
+            start from ImageNet weights and for small batches. Published: in phase 2 for the encoder, which stands
+            still there in any case.
+        oracle_best: Also count on the test images at each look, and report the least error ever seen there, as the
+            reference does, under this name only; it chooses nothing.
         checkpoint_every: Steps between two resumable states; does not change results.
         log_every: Steps between two points of the curves and lines of the log.
         precision: Precision of Lightning Fabric: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
@@ -102,9 +107,13 @@ class LoopOptions:
     clip_norm: float = 5.0
     evaluate_every: int = 60
     choose_from_frac: float = 0.5
+    patience: int = 0
+    ema_buffers: bool = False
+    frozen_norm: bool = False
+    oracle_best: bool = False
     checkpoint_every: int = 50
     log_every: int = 5
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Precision = "32-true"
     load_workers: int = 2
     cache_mib: int = 1024
     tile_px: int = 1024
@@ -112,18 +121,19 @@ class LoopOptions:
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        _require("ema_decay", self.ema_decay, "at least 0 and below 1", 0 <= self.ema_decay < 1)
-        _require("clip_norm", self.clip_norm, "above 0", self.clip_norm > 0)
-        _require("choose_from_frac", self.choose_from_frac, "from 0 to 1", 0 <= self.choose_from_frac <= 1)
+        require("ema_decay", self.ema_decay, "at least 0 and below 1", 0 <= self.ema_decay < 1)
+        require("clip_norm", self.clip_norm, "above 0", self.clip_norm > 0)
+        require("choose_from_frac", self.choose_from_frac, "from 0 to 1", 0 <= self.choose_from_frac <= 1)
+        require("patience", self.patience, "at least 0", self.patience >= 0)
         for name in ("evaluate_every", "checkpoint_every", "log_every", "load_workers", "cache_mib"):
-            _require(name, getattr(self, name), "at least 1", getattr(self, name) >= 1)
+            require(name, getattr(self, name), "at least 1", getattr(self, name) >= 1)
         require_tile(self.tile_px, self.halo_px)
 
 
 def require_tile(tile_px: int, halo_px: int) -> None:
     """Raise a ValueError unless tiles of this side and halo can cover an image."""
-    _require("halo_px", halo_px, "a multiple of 16, at least 0", halo_px >= 0 and halo_px % 16 == 0)
-    _require(
+    require("halo_px", halo_px, "a multiple of 16, at least 0", halo_px >= 0 and halo_px % 16 == 0)
+    require(
         "tile_px",
         tile_px,
         f"a multiple of 16 above 2 * halo_px ({2 * halo_px})",
@@ -144,51 +154,6 @@ class ExclusivityOptions:
     tau: float = 0.6
     margin: float = 0.1
     blur_sigma: float = 1.5
-
-
-@dataclass(frozen=True)
-class ColorOptions:
-    """Random changes that move nothing: colour, grey, blur, noise.
-
-    Args:
-        jitter_prob: Probability of a colour jitter. Published: 0.8.
-        jitter: Its strength: brightness, contrast and saturation each by a factor within 1 ± this. Published: 0.4.
-        jitter_hue: Its hue shift, in turns. Published: 0.1.
-        gray_prob: Probability of grey. Published: 0.25.
-        blur_prob: Probability of a Gaussian blur. Published: 0.8.
-        blur_sigma_min: Least sigma of the blur, in pixels. Published: 0.1.
-        blur_sigma_max: Greatest sigma of the blur, in pixels. Published: 2.
-        noise_max: Greatest sigma of Gaussian noise, as a share of white; drawn from 0 to it. Published: 0.
-    """
-
-    jitter_prob: float = 0.8
-    jitter: float = 0.4
-    jitter_hue: float = 0.1
-    gray_prob: float = 0.25
-    blur_prob: float = 0.8
-    blur_sigma_min: float = 0.1
-    blur_sigma_max: float = 2.0
-    noise_max: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse values out of range."""
-        for name in ("jitter_prob", "gray_prob", "blur_prob"):
-            _require(name, getattr(self, name), "from 0 to 1", 0 <= getattr(self, name) <= 1)
-        _require("jitter", self.jitter, "at least 0 and below 1", 0 <= self.jitter < 1)
-        _require("jitter_hue", self.jitter_hue, "from 0 to 0.5", 0 <= self.jitter_hue <= 0.5)
-        _require("blur_sigma_min", self.blur_sigma_min, "above 0", self.blur_sigma_min > 0)
-        _require(
-            "blur_sigma_max",
-            self.blur_sigma_max,
-            f"at least blur_sigma_min ({self.blur_sigma_min})",
-            self.blur_sigma_max >= self.blur_sigma_min,
-        )
-        _require("noise_max", self.noise_max, "at least 0", self.noise_max >= 0)
-
-
-def few_labels_colors() -> ColorOptions:
-    """Give the changes that let a handful of labelled images stand for many; the paper changes no labelled crop."""
-    return ColorOptions(blur_prob=0.3, blur_sigma_max=1.5, gray_prob=0.2, noise_max=0.1)
 
 
 @dataclass(frozen=True)
@@ -249,34 +214,14 @@ class GateOptions:
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        _require("max_error_ratio", self.max_error_ratio, "above 0", self.max_error_ratio > 0)
-        _require("min_count_ratio", self.min_count_ratio, "at least 0", self.min_count_ratio >= 0)
-        _require(
+        require("max_error_ratio", self.max_error_ratio, "above 0", self.max_error_ratio > 0)
+        require("min_count_ratio", self.min_count_ratio, "at least 0", self.min_count_ratio >= 0)
+        require(
             "max_count_ratio",
             self.max_count_ratio,
             f"above min_count_ratio ({self.min_count_ratio})",
             self.max_count_ratio > self.min_count_ratio,
         )
-
-
-@dataclass(frozen=True)
-class StrongViewOptions:
-    """The student's view of an unlabelled crop.
-
-    Args:
-        colors: Changes of colour and sharpness.
-        cut_out_min_frac: Least side of the cut-out rectangle, as a share of the crop's. Published: 1/8.
-        cut_out_max_frac: Greatest side; 0 means no cut-out. Published: 1/4.
-    """
-
-    colors: ColorOptions = field(default_factory=ColorOptions)
-    cut_out_min_frac: float = 0.125
-    cut_out_max_frac: float = 0.25
-
-    def __post_init__(self) -> None:
-        """Refuse values out of range."""
-        _require("cut_out_max_frac", self.cut_out_max_frac, "from 0 to 1", 0 <= self.cut_out_max_frac <= 1)
-        _require("cut_out_min_frac", self.cut_out_min_frac, "from 0 to 1", 0 <= self.cut_out_min_frac <= 1)
 
 
 @dataclass(frozen=True)
@@ -301,11 +246,11 @@ class UnlabeledOptions:
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        _require("weight_max", self.weight_max, "at least 0", self.weight_max >= 0)
-        _require("weight_start", self.weight_start, "at least 0", self.weight_start >= 0)
-        _require("ramp_steps", self.ramp_steps, "at least 1", self.ramp_steps >= 1)
-        _require("delay_steps", self.delay_steps, "at least 0", self.delay_steps >= 0)
-        _require("point_prob", self.point_prob, "above 0 and below 1", 0 < self.point_prob < 1)
+        require("weight_max", self.weight_max, "at least 0", self.weight_max >= 0)
+        require("weight_start", self.weight_start, "at least 0", self.weight_start >= 0)
+        require("ramp_steps", self.ramp_steps, "at least 1", self.ramp_steps >= 1)
+        require("delay_steps", self.delay_steps, "at least 0", self.delay_steps >= 0)
+        require("point_prob", self.point_prob, "above 0 and below 1", 0 < self.point_prob < 1)
 
 
 @dataclass(frozen=True)
@@ -345,8 +290,8 @@ class RetrainOptions:
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        _require("w_fg", self.w_fg, "at least 0", self.w_fg >= 0)
-        _require("w_bg", self.w_bg, "at least 0", self.w_bg >= 0)
+        require("w_fg", self.w_fg, "at least 0", self.w_fg >= 0)
+        require("w_bg", self.w_bg, "at least 0", self.w_bg >= 0)
 
 
 def result_options(options: "WarmupOptions | PseudoLabelOptions | RetrainOptions") -> dict[str, Any]:

@@ -33,6 +33,7 @@ def write_pseudo_labels(
     out: Path,
     log: Path,
     device: torch.device,
+    round_number: int = 0,
 ) -> int:
     """Write the teacher's candidates of every image, one row each, with their energy masks.
 
@@ -45,6 +46,7 @@ def write_pseudo_labels(
         out: The mask store; replaced when all is done.
         log: JSON lines, one for each image.
         device: Where to compute.
+        round_number: Rounds of self-training before this one; stands in the store's column ``round``.
 
     Returns:
         Number of candidates.
@@ -72,7 +74,8 @@ def write_pseudo_labels(
             logits, embedding = predict_image(
                 net, image, device=device, tile_px=options.tile_px, halo_px=options.halo_px
             )
-            rows = energy_instances(logits, embedding, options=options.energy, size_hw=(image.shape[0], image.shape[1]))
+            size_hw = (image.shape[0], image.shape[1])
+            rows = energy_instances(logits, embedding, options=options.energy, size_hw=size_hw, round=round_number)
             writer.add(image_id, rows)
             n_candidates += len(rows)
             lines.write(image_id=image_id, candidates=len(rows), masks=int((rows.area_px > 0).sum()))

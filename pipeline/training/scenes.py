@@ -87,7 +87,7 @@ def labeled_scenes(prepared: Prepared, masks: MaskStore, image_ids: Sequence[str
     """Give labelled images, with the points and masks of their annotators.
 
     Raises:
-        PipelineError: When a scene is read whose masks are missing or do not belong to its points.
+        PipelineError: If an image's masks are missing or do not belong to its points.
     """
     missing = sorted(set(image_ids) - set(masks.image_ids))
     if missing:
@@ -96,14 +96,16 @@ def labeled_scenes(prepared: Prepared, masks: MaskStore, image_ids: Sequence[str
             "run the annotate stage again, on the same prepared tables"
         )
 
-    def read(image_id: str) -> Scene:
-        points_xy = np.asarray(prepared.points(image_id).points_xy, dtype=np.float64)
-        n_masks = len(masks.instances(image_id))
-        if n_masks != len(points_xy):
+    for image_id in image_ids:
+        n_points, n_masks = prepared.image(image_id).n_points, masks.n_instances(image_id)
+        if n_masks != n_points:
             raise PipelineError(
-                f"{image_id}: {len(points_xy)} points, but {n_masks} rows in the annotator's mask store; "
+                f"{image_id}: {n_points} points, but {n_masks} rows in the annotator's mask store; "
                 "run the annotate stage again, on the same prepared tables"
             )
+
+    def read(image_id: str) -> Scene:
+        points_xy = np.asarray(prepared.points(image_id).points_xy, dtype=np.float64)
         return Scene(_pixels(prepared, image_id), points_xy, np.ones(len(points_xy)), masks.label_map(image_id))
 
     return SceneSource(image_ids, read, cache_mib=cache_mib)

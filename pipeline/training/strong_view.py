@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from pipeline.models.crowd_net import STRIDE, normalize_image
-from pipeline.training.options import ColorOptions, StrongViewOptions
+from pipeline.training.view_options import ColorOptions, StrongViewOptions
 
 
 def change_colors(pixels: npt.NDArray[np.uint8], options: ColorOptions, *, generator: np.random.Generator) -> Tensor:

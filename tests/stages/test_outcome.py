@@ -19,8 +19,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def evaluated(seed: int, mae: float) -> None:
-    folder = Path(f"data/synthetic/labeled_10/seed_{seed}/evaluate")
+def evaluated(seed: int, mae: float, further: str = "") -> None:
+    folder = Path(f"data/synthetic/labeled_10/seed_{seed}", further, "evaluate")
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps({"mae": mae}), encoding="utf-8")
 
@@ -41,3 +41,15 @@ def test_it_names_every_run_that_is_missing(folder: Path) -> None:
     assert "seed_1/evaluate/metrics.json" in done.output
     assert "seed_0" not in done.output
     assert "dvc repro" in done.output
+
+
+def test_further_rounds_are_printed_too(folder: Path) -> None:
+    with (folder / "params.yaml").open("a", encoding="utf-8") as file:
+        file.write("rounds: [{name: round_2, teacher: retrain}]\n")
+    for seed in (0, 1):
+        evaluated(seed, 3.25)
+        evaluated(seed, 2.125, "round_2")
+    done = CliRunner().invoke(app, [])
+    assert done.exit_code == 0, done.output
+    for shown in ("2.12", "seed 1, round_2", "data/synthetic/labeled_10/seed_1/round_2/evaluate/report.html"):
+        assert shown in " ".join(done.output.split())

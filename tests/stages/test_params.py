@@ -117,6 +117,12 @@ def write(folder: Path, text: str) -> Path:
         ("labeled_pct: [0]\n", r"labeled_pct: expected 1 to 100 percent, got 0"),
         ("seeds: []\n", r"seeds: expected at least one value"),
         ("seeds: [1, 1]\n", r"seeds: .* each once"),
+        ("rounds: [{name: two, teacher: retrain}]\n", r"rounds: expected the names round_2, .* each once, got 'two'"),
+        (
+            "rounds: [{name: round_2, teacher: student}]\n",
+            r"rounds: round_2's teacher: expected one of warmup, retrain, ",
+        ),
+        ("rounds: [{name: round_2}]\n", r"rounds\.0\.teacher"),
         ("splits: {lists: {mine: {ten: x.txt}}}\n", r"splits\.lists\.mine\.ten.*: expected a whole number"),
     ],
 )

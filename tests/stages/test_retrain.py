@@ -3,6 +3,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from pipeline.compute.files import digest_file
+from pipeline.masks.store import MaskStore
 from stages.pseudo_label import app as pseudo_label_app
 from stages.retrain import app
 from stages.warmup import app as warmup_app
@@ -37,3 +39,23 @@ def test_a_teacher_that_cannot_count_is_stopped_with_the_figures(home):
     assert "retrain.gate.max_error_ratio" in result.output
     assert "retrain.gate.min_count_ratio" in result.output
     assert not (RUN / "retrain").exists()
+
+
+def test_the_student_teaches_a_further_round_in_its_own_folder(home):
+    assert runner.invoke(app, ARGUMENTS).exit_code == 0
+    first = {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()}
+    further = [*ARGUMENTS, "--round", "round_2"]
+    for stage in (pseudo_label_app, app):
+        result = runner.invoke(stage, further)
+        assert result.exit_code == 0, result.output
+    assert {path: path.read_bytes() for path in first} == first
+    store = MaskStore.open(RUN / "round_2" / "pseudo_label")
+    assert store.provenance.weights_sha256 == digest_file(RUN / "retrain" / "model.safetensors")
+    rounds = [store.instances(image_id).round for image_id in store.image_ids]
+    assert all((each == 1).all() for each in rounds)
+    assert sum(map(len, rounds)) > 0
+    student = (RUN / "round_2" / "retrain" / "model.safetensors").read_bytes()
+    assert student != (RUN / "retrain" / "model.safetensors").read_bytes()
+    mixed = runner.invoke(app, [*further, "--teacher", "warmup"])
+    assert mixed.exit_code == 1
+    assert "round_2/pseudo_label: was made with another teacher" in mixed.output

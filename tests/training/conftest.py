@@ -10,7 +10,8 @@ from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.splits import Splits, split_images
 from pipeline.masks.store import MaskStore
 from pipeline.models.crowd_net import CrowdNetOptions
-from pipeline.training.crowd import RunPlace, train_student, train_teacher
+from pipeline.training.crowd import train_student, train_teacher
+from pipeline.training.crowd_run import RunPlace
 from pipeline.training.options import (
     CropOptions,
     GateOptions,
@@ -68,9 +69,15 @@ class BlobRun:
     def place(self, stage: str) -> RunPlace:
         return RunPlace(self.root / stage, self.root / "resume" / stage, self.root / "logs" / f"{stage}.jsonl", CPU)
 
-    def warmup(self, options: WarmupOptions = WARMUP):
+    def warmup(self, options: WarmupOptions = WARMUP, masks: MaskStore | None = None):
         return train_teacher(
-            self.prepared, self.splits, self.masks, model=MODEL, options=options, seed=0, place=self.place("warmup")
+            self.prepared,
+            self.splits,
+            masks or self.masks,
+            model=MODEL,
+            options=options,
+            seed=0,
+            place=self.place("warmup"),
         )
 
     def pseudo_label(self, options: PseudoLabelOptions = PSEUDO):
@@ -85,14 +92,14 @@ class BlobRun:
             device=CPU,
         )
 
-    def retrain(self, options: RetrainOptions = RETRAIN):
+    def retrain(self, options: RetrainOptions = RETRAIN, model: CrowdNetOptions = MODEL):
         return train_student(
             self.prepared,
             self.splits,
             self.masks,
             MaskStore.open(self.root / "pseudo_label"),
             self.teacher,
-            model=MODEL,
+            model=model,
             options=options,
             energy=PSEUDO.energy,
             seed=0,

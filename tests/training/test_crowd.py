@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,11 +17,14 @@ from pipeline.datasets.prepared import POINTS_FILE, POINTS_SCHEMA
 from pipeline.errors import PipelineError
 from pipeline.masks.instances import Instances
 from pipeline.masks.store import MaskStore
+from pipeline.training import crowd_losses
 from pipeline.training.crowd import train_teacher
+from pipeline.training.held_out import count_test_images
+from pipeline.training.inference import load_crowd_net
 from pipeline.training.mean_teacher import MeanTeacher
 from pipeline.training.options import GateOptions, PhaseOptions, UnlabeledOptions
 from tests.training.blobs import write_blob_dataset, write_masks
-from tests.training.conftest import MODEL, RETRAIN, WARMUP, BlobRun, folder_bytes
+from tests.training.conftest import CPU, MODEL, RETRAIN, WARMUP, BlobRun, folder_bytes
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,27 +89,73 @@ def test_a_killed_retrain_ends_as_an_unbroken_one(finished_run, blob_run, monkey
     assert lines[-1]["step"] == 7
 
 
-def test_a_warmup_killed_by_the_system_ends_as_an_unbroken_one(finished_run, blob_run):
-    code = f"""
-        import os, signal, sys
-        from pathlib import Path
-        sys.path.insert(0, {str(ROOT)!r})
-        from pipeline.training.mean_teacher import MeanTeacher
-        from tests.training.conftest import BlobRun
-        updates = []
-        def die(self, student, **fields):
+MOMENTS = {
+    "in the midst of a step": """
+        def die_at_sixth(self, student, **fields):
             updates.append(1)
             if len(updates) == 6:
-                os.kill(os.getpid(), signal.SIGKILL)
+                die()
             update(self, student, **fields)
-        update, MeanTeacher.update = MeanTeacher.update, die
-        BlobRun(Path({str(blob_run.root)!r}), Path({str(blob_run.data)!r})).warmup()
+        updates, update, mean_teacher.MeanTeacher.update = [], mean_teacher.MeanTeacher.update, die_at_sixth
+    """,
+    "while the state is written": """
+        def die_at_third(state, path):
+            saves.append(1)
+            if len(saves) == 3:
+                path.write_bytes(b"half a state")
+                die()
+            save(state, path)
+        saves, save, torch.save = [], torch.save, die_at_third
+    """,
+    "while the result is written": """
+        crowd_run.write_curves = lambda folder, curves: die()
+    """,
+    "when the result is in place": """
+        checkpoint.ResumeFile.clear = lambda self: die()
+    """,
+}
+
+
+@pytest.fixture(scope="module")
+def killed_roots(finished_run, tmp_path_factory):
+    """Warmups that the system killed, by moment; one process imports, and its forks train and die."""
+    roots = {moment: tmp_path_factory.mktemp("killed") for moment in MOMENTS}
+    code = """
+        import json, os, signal, sys, textwrap
+        from pathlib import Path
+        import torch
+        from pipeline.training import checkpoint, crowd_run, mean_teacher
+        from tests.training.conftest import BlobRun
+        def die():
+            os.kill(os.getpid(), signal.SIGKILL)
+        data, jobs = json.loads(sys.argv[1])
+        ends = []
+        for root, patch in jobs:
+            child = os.fork()
+            if child == 0:
+                exec(textwrap.dedent(patch), globals())
+                BlobRun(Path(root), Path(data)).warmup()
+                os._exit(0)
+            ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        print(json.dumps(ends))
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, env=os.environ, check=False)
-    assert done.returncode == -signal.SIGKILL
-    assert (blob_run.root / "resume" / "warmup" / "state.pt").is_file()
-    blob_run.warmup()
-    assert folder_bytes(blob_run.root / "warmup") == folder_bytes(finished_run.root / "warmup")
+    jobs = [str(finished_run.data), [(str(root), MOMENTS[moment]) for moment, root in roots.items()]]
+    command = [sys.executable, "-c", textwrap.dedent(code), json.dumps(jobs)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == [-signal.SIGKILL] * len(MOMENTS), done.stderr
+    return roots
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_warmup_killed_by_the_system_ends_as_an_unbroken_one(finished_run, killed_roots, moment):
+    run = BlobRun(killed_roots[moment], finished_run.data)
+    assert (run.root / "resume" / "warmup" / "state.pt").is_file()
+    assert (run.root / "warmup").exists() == (moment == "when the result is in place")
+    run.warmup()
+    assert folder_bytes(run.root / "warmup") == folder_bytes(finished_run.root / "warmup")
+    assert {path.name for path in run.root.iterdir()} == {"logs", "resume", "warmup"}
+    assert not list((run.root / "resume").iterdir())
 
 
 def spoil_unlabelled_truth(run):
@@ -184,12 +234,97 @@ def test_pseudo_labels_of_another_split_are_refused(ready_run):
         ready_run.retrain()
 
 
-def test_without_unlabelled_images_the_labelled_ones_teach(ready_run):
+def test_without_unlabelled_images_there_is_nothing_to_learn_from(ready_run):
     (ready_run.root / "pseudo_label").unlink()
     write_masks(ready_run.root / "pseudo_label", {})
-    figures = ready_run.retrain()
+    message = "no unlabelled image to learn from; lower labeled_pct, or set retrain.unlabeled.weight_max: 0"
+    with pytest.raises(PipelineError, match=message):
+        ready_run.retrain()
+    assert not (ready_run.root / "retrain").exists()
+    figures = ready_run.retrain(replace(RETRAIN, unlabeled=UnlabeledOptions(weight_max=0.0)))  # as the message says
     assert "pseudo_count" not in figures
-    assert len(MaskStore.open(ready_run.root / "pseudo_label")) == 0
+
+
+def test_pseudo_labels_of_another_teacher_are_refused(ready_run):
+    (ready_run.root / "warmup").unlink()
+    ready_run.warmup(replace(WARMUP, count=replace(WARMUP.count, learning_rate=2e-3)))
+    message = r"pseudo_label: was made with another teacher than .*model.safetensors .*run the pseudo_label stage again"
+    with pytest.raises(PipelineError, match=message):
+        ready_run.retrain()
+    assert not (ready_run.root / "retrain").exists()
+    (ready_run.root / "pseudo_label").unlink()
+    ready_run.pseudo_label()
+    ready_run.retrain()
+
+
+def test_a_teacher_with_another_backbone_is_refused(ready_run):
+    message = (
+        r"another model \(backbone: 'resnet10t' in the checkpoint, 'resnet14t' in model.backbone\); set the section"
+    )
+    with pytest.raises(PipelineError, match=message):
+        ready_run.retrain(model=replace(MODEL, backbone="resnet14t"))
+    assert not (ready_run.root / "retrain").exists()
+
+
+def test_a_labelled_image_without_masks_is_refused_before_anything_starts(blob_run):
+    masks = {image_id: blob_run.masks.instances(image_id) for image_id in blob_run.masks.image_ids}
+    missing, spoilt = blob_run.splits.labeled_train[0], blob_run.splits.labeled_val[0]
+    for name, changed, message in (
+        ("missing", {missing: None}, rf"lacks 1 labelled images \({missing} …\); run the annotate stage again"),
+        ("empty", {spoilt: Instances.empty((64, 64))}, rf"{spoilt}: \d points, but 0 rows .* run the annotate stage"),
+    ):
+        write_masks(blob_run.root / name, {key: value for key, value in (masks | changed).items() if value is not None})
+        with pytest.raises(PipelineError, match=message):
+            blob_run.warmup(masks=MaskStore.open(blob_run.root / name))
+    assert not (blob_run.root / "warmup").exists()
+    assert not (blob_run.root / "logs").exists()
+
+
+def test_a_diverging_training_names_the_images_and_keeps_the_last_good_weights(blob_run, monkeypatch):
+    real, calls = crowd_losses.CrowdLoss.__call__, []
+
+    def poisoned(self, student, teacher, batch, phase_step):
+        calls.append(1)
+        if len(calls) == 6:
+            batch = replace(batch, labeled=replace(batch.labeled, images=batch.labeled.images * math.nan))
+        return real(self, student, teacher, batch, phase_step)
+
+    options = replace(WARMUP, count=PhaseOptions(steps=9), mask=PhaseOptions(steps=0))
+    with monkeypatch.context() as patch:
+        patch.setattr(crowd_losses.CrowdLoss, "__call__", poisoned)
+        with pytest.raises(PipelineError) as caught:
+            blob_run.warmup(options)
+    message = str(caught.value)
+    kept = blob_run.root / "resume" / "warmup" / "last_good.safetensors"
+    assert "phase 'count' is no longer a number at step 6" in message
+    assert "on crops of the labelled images train/" in message
+    assert f"the last good weights are in {kept}: lower warmup.count.learning_rate" in message
+    net, record = load_crowd_net(kept, device=CPU, expected=MODEL)
+    assert record.step == 5
+    assert all(value.isfinite().all() for value in net.state_dict().values())
+    changed = replace(options, count=replace(options.count, learning_rate=1e-4, steps=2))
+    with monkeypatch.context() as patch:  # another start does not remove them; only a training that ends does
+        die_at(patch, 1)
+        with pytest.raises(KilledError):
+            blob_run.warmup(changed)
+    assert kept.is_file()
+    blob_run.warmup(changed)
+    assert not kept.exists()
+
+
+def test_the_oracle_reads_test_images_and_moves_no_weight(finished_run, blob_run):
+    figures = blob_run.warmup(replace(WARMUP, loop=replace(WARMUP.loop, oracle_best=True)))
+    for name in ("model", "last"):
+        weights = (blob_run.root / "warmup" / f"{name}.safetensors").read_bytes()
+        assert weights == (finished_run.root / "warmup" / f"{name}.safetensors").read_bytes()
+    plain = json.loads((finished_run.root / "warmup" / "metrics.json").read_text())
+    added = {name for name in figures if name not in plain}
+    assert added == {"oracle_best_mae", "oracle_best_rmse", "oracle_best_step"}
+    assert {name: figures[name] for name in plain} == plain
+    net, _ = load_crowd_net(blob_run.root / "warmup" / "last.safetensors", device=CPU)
+    run = blob_run
+    now = count_test_images(net, run.prepared, run.splits.test, options=WARMUP.loop, device=CPU)
+    assert figures["oracle_best_mae"] <= now["mae"]
 
 
 def test_without_weight_pseudo_labels_do_not_matter(ready_run):

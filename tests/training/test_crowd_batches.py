@@ -7,8 +7,8 @@ from pipeline.masks.store import MaskStore
 from pipeline.models.crowd_net import image_to_tensor
 from pipeline.training.crops import CropSampler
 from pipeline.training.crowd_batches import LABELED_STREAM, UNLABELED_STREAM, CrowdBatches
-from pipeline.training.options import ColorOptions, StrongViewOptions
 from pipeline.training.scenes import labeled_scenes, pseudo_labeled_scenes
+from pipeline.training.view_options import ColorOptions, StrongViewOptions
 from tests.training.conftest import CPU, CROPS
 
 NO_COLORS = ColorOptions(jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0)

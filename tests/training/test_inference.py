@@ -35,6 +35,47 @@ def test_tiles_give_what_the_whole_image_gives(net, size_hw):
         torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("backbone", "halo_px"), [("resnet10t", 112), ("vgg16_bn", 160)])
+def test_counts_of_tiles_are_those_of_the_whole_image(backbone, halo_px):
+    """A long image, cut twice; the logits are shifted so that half of the cells are heads."""
+    torch.manual_seed(1)
+    net = build_crowd_net(replace(MODEL, backbone=backbone)).eval()
+    image = random_image((61, 700), seed=3)
+    whole, embedding = predict_image(net, image, device=CPU, tile_px=1024, halo_px=0)
+    tiled, tiled_embedding = predict_image(net, image, device=CPU, tile_px=2 * halo_px + 192, halo_px=halo_px)
+    middle = whole.median()
+    clear = (whole - middle).abs() > 1e-5  # all but cells within rounding of the threshold
+    assert clear.float().mean() > 0.99
+    heads = [count_heads(torch.where(clear, logits - middle, -1.0), (61, 700)) for logits in (whole, tiled)]
+    assert 0.3 * whole.numel() < len(heads[0].prob) < 0.7 * whole.numel()
+    np.testing.assert_array_equal(heads[0].points_xy, heads[1].points_xy)
+    torch.testing.assert_close(tiled, whole, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(tiled_embedding, embedding, atol=2e-5, rtol=1e-4)
+
+
+class Watched(nn.Module):
+    """Notes the size of what the network is given and the coordinates that come with it."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.sizes, self.x_spans = net, [], []
+
+    def forward(self, images, coords_xy):
+        self.sizes.append(tuple(images.shape[-2:]))
+        self.x_spans.append((float(coords_xy[:, 0].min()), float(coords_xy[:, 0].max())))
+        return self.net(images, coords_xy)
+
+
+def test_the_network_never_sees_more_than_a_tile_and_its_coordinates_span_the_image(net):
+    watched = Watched(net)
+    predict_image(watched, random_image((160, 3200)), device=CPU, tile_px=160, halo_px=32)
+    assert len(watched.sizes) == 34
+    assert max(max(size) for size in watched.sizes) == 160
+    assert watched.x_spans[0][0] == pytest.approx(8 / 3200 - 1)
+    assert watched.x_spans[-1][1] == pytest.approx(1 - 8 / 3200)
+    assert all(high - low <= 2 * 160 / 3200 for low, high in watched.x_spans)
+
+
 def test_a_halo_too_narrow_shows(net):
     """The test above could fail."""
     image = random_image((300, 170))

@@ -32,3 +32,13 @@ def test_buffers_are_copied_and_nothing_learns():
     assert torch.equal(teacher.net.running_mean, student.running_mean)
     assert not teacher.net.training
     assert not any(weight.requires_grad for weight in teacher.net.parameters())
+
+
+def test_buffers_are_averaged_where_asked_for():
+    student = nn.BatchNorm2d(2)
+    teacher = MeanTeacher(student, decay=0.9, average_buffers=True)
+    student(torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(0)) + 5)
+    teacher.update(student, step=10**6)
+    torch.testing.assert_close(teacher.net.running_mean, 0.1 * student.running_mean)
+    torch.testing.assert_close(teacher.net.running_var, 0.9 + 0.1 * student.running_var)
+    assert int(teacher.net.num_batches_tracked) == 1

@@ -1,14 +1,12 @@
 import pytest
 
 from pipeline.training.options import (
-    ColorOptions,
     CropOptions,
     GateOptions,
     LoopOptions,
     PhaseOptions,
     PseudoLabelOptions,
     RetrainOptions,
-    StrongViewOptions,
     UnlabeledOptions,
     WarmupOptions,
     result_options,
@@ -24,12 +22,11 @@ from pipeline.training.options import (
         (PhaseOptions, {"steps": -1}, "steps: expected at least 0"),
         (PhaseOptions, {"learning_rate": 0.0}, "learning_rate: expected above 0"),
         (LoopOptions, {"ema_decay": 1.0}, "ema_decay: expected at least 0 and below 1"),
+        (LoopOptions, {"patience": -1}, "patience: expected at least 0"),
         (LoopOptions, {"log_every": 0}, "log_every: expected at least 1"),
         (LoopOptions, {"tile_px": 384, "halo_px": 192}, "tile_px: expected a multiple of 16 above"),
         (PseudoLabelOptions, {"halo_px": 10}, "halo_px: expected a multiple of 16"),
         (GateOptions, {"min_count_ratio": 6.0}, "max_count_ratio: expected above min_count_ratio"),
-        (ColorOptions, {"jitter_hue": 0.7}, "jitter_hue: expected from 0 to 0.5"),
-        (StrongViewOptions, {"cut_out_max_frac": 1.5}, "cut_out_max_frac: expected from 0 to 1"),
         (UnlabeledOptions, {"point_prob": 1.0}, "point_prob: expected above 0 and below 1"),
         (RetrainOptions, {"w_bg": -0.1}, "w_bg: expected at least 0"),
     ],

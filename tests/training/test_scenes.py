@@ -65,9 +65,8 @@ def test_missing_masks_are_named(blob_run, tmp_path):
 
 def test_masks_of_other_points_are_refused(blob_run, tmp_path):
     write_masks(tmp_path / "masks", {"train/00": Instances.empty((64, 64))})
-    source = labeled_scenes(blob_run.prepared, MaskStore.open(tmp_path / "masks"), ["train/00"], cache_mib=1)
     with pytest.raises(PipelineError, match=r"train/00: \d points, but 0 rows"):
-        source[0]
+        labeled_scenes(blob_run.prepared, MaskStore.open(tmp_path / "masks"), ["train/00"], cache_mib=1)
 
 
 def test_pseudo_labeled_scenes_take_the_teachers_word(finished_run):

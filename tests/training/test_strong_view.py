@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from pipeline.models.crowd_net import image_to_tensor
-from pipeline.training.options import ColorOptions, StrongViewOptions
 from pipeline.training.strong_view import change_colors, random_cut_out, strong_view
+from pipeline.training.view_options import ColorOptions, StrongViewOptions
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (64, 48, 3)).astype(np.uint8)
 PLAIN = ColorOptions(jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0)

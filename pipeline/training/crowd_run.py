@@ -1,0 +1,223 @@
+"""What XMask's two trainings share: crops, held-out images, the gate's figures, and the files that they leave."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from torch import nn
+
+from pipeline.compute.files import digest_file, digest_json, fresh_folder, write_json
+from pipeline.compute.progress import JsonLines
+from pipeline.datasets.prepared import Prepared
+from pipeline.datasets.splits import Splits
+from pipeline.errors import PipelineError
+from pipeline.masks.store import MaskStore
+from pipeline.models.crowd_net import CrowdNet, CrowdNetOptions
+from pipeline.training.checkpoint import LAST_FILE, MODEL_FILE, RESCUED_FILE, ModelRecord, ResumeFile, save_model
+from pipeline.training.choice import Chosen
+from pipeline.training.crops import CropSampler
+from pipeline.training.crowd_batches import LABELED_STREAM, UNLABELED_STREAM, CrowdBatch, CrowdBatches
+from pipeline.training.crowd_losses import CrowdLoss
+from pipeline.training.curves import CURVES_FOLDER, write_curves
+from pipeline.training.gate import GateFigures
+from pipeline.training.held_out import HeldOut, count_test_images
+from pipeline.training.inference import KIND
+from pipeline.training.loop import Trained, Training
+from pipeline.training.options import PhaseOptions, RetrainOptions, WarmupOptions, result_options
+from pipeline.training.phases import Phase
+from pipeline.training.ranks import Ranks, launch
+from pipeline.training.scenes import labeled_scenes, pseudo_labeled_scenes
+from pipeline.training.view_options import StrongViewOptions
+
+ALGORITHM_VERSION = 2
+"""Raised by hand when the same inputs train other weights; unfinished trainings of another version start anew."""
+
+FIGURES_FILE = "metrics.json"
+
+
+@dataclass(frozen=True)
+class RunPlace:
+    """Where a training computes and writes.
+
+    Args:
+        out: Folder of the result; replaced when training ends, untouched before.
+        resume: Folder of the resumable state.
+        log: JSON lines.
+        device: Where to compute.
+        ranks: How many processes compute; the first one writes.
+    """
+
+    out: Path
+    resume: Path
+    log: Path
+    device: torch.device
+    ranks: Ranks = field(default_factory=Ranks)
+
+
+@dataclass(frozen=True)
+class CrowdRun:
+    """What both trainings share.
+
+    Args:
+        prepared: The data set.
+        splits: Its images.
+        masks: The annotator's masks.
+        options: Options of the training.
+        seed: Seed of the crops.
+        place: Device and folders.
+    """
+
+    prepared: Prepared
+    splits: Splits
+    masks: MaskStore
+    options: WarmupOptions | RetrainOptions
+    seed: int
+    place: RunPlace
+
+    def __post_init__(self) -> None:
+        """Refuse splits without images to learn from or to choose by, and labelled images without masks."""
+        for name in ("labeled_train", "labeled_val"):
+            if not getattr(self.splits, name):
+                raise PipelineError(f"splits: there is no image in {name}; label more images, or raise labeled_pct")
+        labeled_scenes(self.prepared, self.masks, [*self.splits.labeled_train, *self.splits.labeled_val], cache_mib=1)
+
+    def launch(self) -> Fabric:
+        """Start the other ranks, which come here by themselves; to be called when nothing more can be refused."""
+        loop, batch = self.options.loop, self.options.crops.batch
+        return launch(self.place.device, self.place.ranks, precision=loop.precision, batch=batch)
+
+    def batches(self, fabric: Fabric, *, pseudo: MaskStore | None, strong: StrongViewOptions) -> CrowdBatches:
+        """Give this rank's batches; those of warmup have no pseudo-labels."""
+        cache_mib, crops = self.options.loop.cache_mib, self.options.crops
+        rank, ranks = fabric.global_rank, fabric.world_size
+        labeled = labeled_scenes(self.prepared, self.masks, self.splits.labeled_train, cache_mib=cache_mib)
+        unlabeled = None
+        if pseudo is not None and len(pseudo):
+            scenes = pseudo_labeled_scenes(self.prepared, pseudo, cache_mib=cache_mib)
+            unlabeled = CropSampler(scenes, crops, seed=self.seed, stream=UNLABELED_STREAM, rank=rank, ranks=ranks)
+        sampler = CropSampler(labeled, crops, seed=self.seed, stream=LABELED_STREAM, rank=rank, ranks=ranks)
+        return CrowdBatches(sampler, unlabeled, self.options.labeled_colors, strong, self.seed)
+
+    def phase(
+        self, name: str, options: PhaseOptions, trained: tuple[str, ...], batches: CrowdBatches, loss: CrowdLoss
+    ) -> Phase[CrowdBatch]:
+        """Put a phase together."""
+        return Phase(name, options, trained, batches, loss, batches.describe)
+
+    def held_out(self, device: torch.device) -> HeldOut:
+        """Open the held-out labelled images."""
+        return HeldOut.open(
+            self.prepared, self.masks, self.splits.labeled_val, options=self.options.loop, device=device
+        )
+
+    def gate_figures(self, teacher: CrowdNet, pseudo: MaskStore, options: RetrainOptions) -> GateFigures:
+        """Measure what the gate before retrain looks at; the teacher stands on the run's device."""
+        labeled = self._true_counts(self.splits.labeled_train)
+        sure = [
+            int((pseudo.instances(image_id).score >= options.unlabeled.point_prob).sum())
+            for image_id in pseudo.image_ids
+        ]
+        return GateFigures(
+            teacher_mae=self.held_out(self.place.device).figures(teacher, with_masks=False)["mae"],
+            mean_count_mae=self.mean_count_mae(),
+            labeled_count=float(np.mean(labeled)),
+            pseudo_count=float(np.mean(sure)) if sure else None,
+        )
+
+    def mean_count_mae(self) -> float:
+        """MAE on the held-out images of always guessing the mean count of the labelled training images."""
+        mean = np.mean(self._true_counts(self.splits.labeled_train))
+        return float(np.mean(np.abs(np.array(self._true_counts(self.splits.labeled_val)) - mean)))
+
+    def _true_counts(self, image_ids: Sequence[str]) -> list[int]:
+        return [len(self.prepared.points(image_id)) for image_id in image_ids]
+
+    def train(
+        self,
+        net: CrowdNet,
+        phases: list[Phase[CrowdBatch]],
+        *,
+        fabric: Fabric,
+        inputs: dict[str, Any],
+        description: str,
+        extra_figures: dict[str, float],
+    ) -> dict[str, float]:
+        """Train, write the result, and give its figures; ranks but the first one write nothing and give none."""
+        loop, device = self.options.loop, fabric.device
+        held_out = self.held_out(device)
+        resume = ResumeFile(self.place.resume, digest=self._digest(inputs))
+
+        def rescue(good: Chosen) -> Path:
+            path = self.place.resume / RESCUED_FILE
+            self._save(path, net.options, good)
+            return path
+
+        def oracle(teacher: nn.Module) -> dict[str, float]:
+            return count_test_images(teacher, self.prepared, self.splits.test, options=loop, device=device)
+
+        with self._log(fabric, append=resume.path.is_file()) as log:
+            training = Training(
+                net.to(device).to(memory_format=torch.channels_last),  # convolutions are a fifth faster so
+                phases,
+                options=loop,
+                fabric=fabric,
+                evaluate=lambda teacher, phase: held_out.figures(teacher, with_masks=phase != "count"),
+                error_name="mae",
+                resume=resume,
+                log=log,
+                rescue=rescue,
+                oracle=oracle if loop.oracle_best else None,
+            )
+            trained = training.run(description)
+        if not fabric.is_global_zero:
+            return {}
+        figures = self._write(net.options, trained, extra_figures)
+        resume.clear()
+        return figures
+
+    def _log(self, fabric: Fabric, *, append: bool) -> AbstractContextManager[JsonLines | None]:
+        return JsonLines(self.place.log, append=append) if fabric.is_global_zero else nullcontext()
+
+    def _save(self, path: Path, model: CrowdNetOptions, kept: Chosen) -> None:
+        parameters = {**result_options(self.options), "seed": self.seed}
+        save_model(path, kept.weights, ModelRecord(KIND, asdict(model), parameters, kept.step, kept.metrics))
+
+    def _write(self, model: CrowdNetOptions, trained: Trained, extra_figures: dict[str, float]) -> dict[str, float]:
+        figures = {
+            "chosen_step": trained.chosen.step,
+            **{f"held_out_{name}": value for name, value in trained.chosen.metrics.items()},
+            "last_step": trained.last.step,
+            **{f"last_held_out_{name}": value for name, value in trained.last.metrics.items()},
+            "mean_count_mae": self.mean_count_mae(),
+            **extra_figures,
+            **{f"oracle_best_{name}": value for name, value in (trained.oracle or {}).items()},
+        }
+        with fresh_folder(self.place.out) as folder:
+            self._save(folder / MODEL_FILE, model, trained.chosen)
+            self._save(folder / LAST_FILE, model, trained.last)
+            write_curves(folder / CURVES_FOLDER, trained.curves)
+            write_json(folder / FIGURES_FILE, figures)
+        return figures
+
+    def _digest(self, inputs: dict[str, Any]) -> str:
+        """Digest all that the weights depend on."""
+        return digest_json(
+            {
+                **inputs,
+                "version": ALGORITHM_VERSION,
+                "options": result_options(self.options),
+                "seed": self.seed,
+                "splits": asdict(self.splits),
+                "data": digest_tables([self.prepared.folder, self.masks.path]),
+            }
+        )
+
+
+def digest_tables(folders: list[Path]) -> list[str]:
+    """Digest the Parquet files of folders."""
+    return [digest_file(path) for folder in folders for path in sorted(folder.glob("*.parquet"))]
