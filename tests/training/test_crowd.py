@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from pipeline.compute.files import read_table, write_table
 from pipeline.datasets.prepared import POINTS_FILE, POINTS_SCHEMA
@@ -150,7 +151,8 @@ def killed_roots(finished_run, tmp_path_factory):
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_warmup_killed_by_the_system_ends_as_an_unbroken_one(finished_run, killed_roots, moment):
     run = BlobRun(killed_roots[moment], finished_run.data)
-    assert (run.root / "resume" / "warmup" / "state.pt").is_file()
+    state = torch.load(run.root / "resume" / "warmup" / "state.pt", weights_only=True)
+    assert state["state"]["state"]["step"] >= 4  # a damaged state would begin anew, and end the same
     assert (run.root / "warmup").exists() == (moment == "when the result is in place")
     run.warmup()
     assert folder_bytes(run.root / "warmup") == folder_bytes(finished_run.root / "warmup")
