@@ -52,6 +52,7 @@ def logged_figures(name):
     return [json.loads(line) for line in lines]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_with_twice_the_batch(home):
     """All three phases with both branches; normalisation frozen, since each process normalises by its own crops."""
     phase = {"steps": 2, "ramp_steps": 0, "learning_rate": 1e-4, "encoder_learning_rate": 1e-4}
