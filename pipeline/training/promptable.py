@@ -108,6 +108,9 @@ def train_compact_sam(
 ) -> Sam:
     """Train the compact model, going on from the last checkpoint of the same options.
 
+    With one thread (``OMP_NUM_THREADS=1``) a resumed run ends with the weights of an unbroken one. With more, sums
+    differ in their last bits, and Muon's bfloat16 magnifies that.
+
     Args:
         options: What to train.
         device: Where to train.

@@ -121,6 +121,7 @@ class KilledError(Exception):
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path) -> None:
+    torch.set_num_threads(1)  # with more, sums differ in their last bits, and Muon's bfloat16 magnifies that
     rows = []
     whole = train_compact_sam(TINY, device=CPU, resume=tmp_path / "whole", report=rows.append, workers=0)
     assert [row["step"] for row in rows] == [1, 2, 3]
