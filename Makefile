@@ -27,7 +27,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(READY) ## Run the whole chain on generated crowds; ends with figures and a report (about 5 minutes)
+demo: $(READY) ## Run the whole chain on generated crowds; ends with figures and a report (5 to 6 minutes)
 	@dvc repro
 	@$(PY) -m stages.outcome
 

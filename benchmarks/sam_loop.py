@@ -1,8 +1,8 @@
 """The plain way from points to masks: a loop of ``SamPredictor.predict``, with full-frame masks.
 
-``set_image``; for every head ``predict`` with the point, and with the point and a box, three masks each; take the mask
-with the best score; lay it into a full frame; clip it to the exclusion circle there; encode the full frame as run
-lengths. No ranking, no holes filled, no contested pixels: all that comes free.
+It calls ``set_image``, and for every head ``predict`` with the point, and with the point and a box, three masks each;
+takes the mask with the best score; lays it into a full frame; clips it to the exclusion circle there; encodes the full
+frame as run lengths. No ranking, no holes filled, no contested pixels: all that comes free.
 
 The image is set whole, as Segment Anything's examples do it, or tile by tile, as a user writes it who knows that small
 heads need that. The first form's masks are too coarse to be of use where the image is much larger than the model's

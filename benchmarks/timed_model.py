@@ -32,11 +32,6 @@ class TimedModel:
         """This model, under the type that annotators ask for."""
         return cast(PromptableModel, self)
 
-    @property
-    def network_s(self) -> float:
-        """Seconds in encoder and decoder."""
-        return self.encode_s + self.decode_s
-
     def restart(self) -> None:
         """Set the clocks to zero."""
         self.encode_s = self.decode_s = 0.0

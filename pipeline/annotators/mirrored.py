@@ -34,12 +34,14 @@ class MirroredModel:
         plain, mirrored = embedding
         last = self._model.input_px - 1
 
+        def turn(xy: Tensor) -> Tensor:
+            return torch.stack([last - xy[..., 0], xy[..., 1]], -1)
+
         boxes = None
         if boxes_xyxy is not None:
             left, top, right, bottom = boxes_xyxy.unbind(1)
             boxes = torch.stack([last - right, top, last - left, bottom], 1)
         logits, estimates = self._model.decode(plain, points_xy, boxes_xyxy, negatives_xy)
-        there = torch.stack([last - points_xy[:, 0], points_xy[:, 1]], 1)
-        others = None if negatives_xy is None else torch.stack([last - negatives_xy[..., 0], negatives_xy[..., 1]], 2)
-        turned, again = self._model.decode(mirrored, there, boxes, others)
+        negatives = None if negatives_xy is None else turn(negatives_xy)
+        turned, again = self._model.decode(mirrored, turn(points_xy), boxes, negatives)
         return (logits + turned.flip(3)) / 2, (estimates + again) / 2

@@ -29,7 +29,7 @@ NETWORK_VERSION = 2
 """Raised by hand whenever the same image, heads, options and weights would give other proposals."""
 PROMPT_KINDS = ("head", "superpixel", "box")
 DEFAULT_NEGATIVES = {"compact": 6}
-MIRRORED = frozenset({"compact"})
+MIRROR_PADDED = frozenset({"compact"})
 """Models for which a tile goes on beyond the image's edge as its mirror image: their normalisation looks at the whole
 tile. Segment Anything's own were trained with their mean colour there."""
 PROMPTS_PER_CHUNK = {"cpu": 8, "cuda": 256}
@@ -169,7 +169,7 @@ class Prompter:
         return _Prompts(boxes_xyxy, negatives_xy)
 
     def _cut(self, marked: MarkedImage, tile: Tile) -> Tensor:
-        beyond = None if self.model.name in MIRRORED else self.model.sam.pixel_mean
+        beyond = None if self.model.name in MIRROR_PADDED else self.model.sam.pixel_mean
         return cut_tile(marked.image, tile, self.model.input_px, beyond)
 
     def _draw(self, marked: MarkedImage, tile: Tile, embedding: Tensor, drawn: _Drawn) -> None:

@@ -73,10 +73,12 @@ def plan_tiles(
     steps = _wanted_steps(points_xy, radius_px, max(size_hw), min_radius_model_px / model_px)
     spans = _Spans.of(points_xy, radius_px, size_hw)
     finest = int(np.ceil(model_px / max_magnification))
-    sides = np.maximum(np.ceil(max(size_hw) / 2 ** (steps / SCALES_PER_OCTAVE)), finest).astype(np.int64)
-    coarsest = np.maximum(np.ceil(max(size_hw) / 2 ** ((steps - coarser_steps) / SCALES_PER_OCTAVE)), finest)
-    places = _lay(spans, sides, coarsest.astype(np.int64))
-    owner = _own(spans, sides, coarsest.astype(np.int64), places)
+    sides, coarsest = (
+        np.maximum(np.ceil(max(size_hw) / 2 ** (each / SCALES_PER_OCTAVE)), finest).astype(np.int64)
+        for each in (steps, steps - coarser_steps)
+    )
+    places = _lay(spans, sides, coarsest)
+    owner = _own(spans, sides, coarsest, places)
     tiles = [Tile(*place, np.flatnonzero(owner == number)) for number, place in enumerate(places)]
     return sorted((tile for tile in tiles if len(tile.rows)), key=lambda tile: (-tile.side_px, tile.y0, tile.x0))
 

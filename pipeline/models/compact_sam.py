@@ -6,8 +6,8 @@ a few thousand training steps had to be enough:
 
 - The encoder is a plain residual U-Net with group normalisation.
 - Prompts stay coordinates. The decoder looks at a window centred on the head, as Mask R-CNN's (He et al. 2017, §3)
-  looks at a region, and draws its mask with a small U-Net. Segment Anything's two-way transformer, from nothing, was
-  after 400 steps where this one is after 30.
+  looks at a region, and draws its mask with a small U-Net. Segment Anything's two-way transformer, from nothing, had
+  an IoU of 0.47 after 400 steps where a mask drawn in a window had 0.55 after 100 (docs/annotators.md).
 - The encoder also tells, cell by cell, whether there is a person, a head, a border, and where that person's head is;
   training asks it for that everywhere, and the decoder sees how far each such vote is from the prompt.
 """
