@@ -20,7 +20,8 @@ class Loss(Protocol[B_contra]):
     """Gives the loss of a batch, under ``loss``, and figures to log beside it.
 
     The loss is a mean over the batch's samples: ranks have equally many of them, so that the mean over ranks, which is
-    what the gradients are averaged to, is the loss of all their samples and no other normaliser must be shared.
+    what the gradients are averaged to, is the loss of all their samples and no other normaliser must be shared. Of the
+    figures beside it, shares of a batch's heads are averaged over ranks, too, however many heads each has.
     """
 
     def __call__(

@@ -159,13 +159,14 @@ def merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
 def test_a_preset_trains_on_files_in_its_layout(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every stage before evaluate, on files in the data set's layout; only lengths, widths and crops are small."""
     monkeypatch.chdir(tmp_path)
-    paths = RunPaths(name, labeled_pct=10, seed=0)
+    paths = RunPaths(name, labeled_pct=50, seed=0)
     paths.raw.parent.mkdir(parents=True)
     LAYOUTS[name](paths.raw)
     small = merged(SMALL, {"model": {"backbone": BACKBONES[name]}})
     Path("params.yaml").write_text(json.dumps(merged(yaml.load(preset(name).read_text(encoding="utf-8")), small)))
     for stage in (prepare, nnec, annotate, warmup, pseudo_label, retrain):
         options = [] if stage in (prepare, nnec) else ["--device", "cpu"]
+        options += ["--labeled-pct", "50"] if stage in (warmup, pseudo_label, retrain) else []
         options += ["--workers", "1"] if stage is annotate else []
         options += ["--cache", "cache"] if stage is annotate else []
         done = CliRunner().invoke(stage.app, ["--dataset", name, *options])

@@ -79,5 +79,8 @@ def test_two_processes_train_as_one_with_twice_the_batch(home):
     assert [list(row) for row in two] == [list(row) for row in one]
     assert {"count/unlabeled_loss", "mask/unlabeled_loss", "constraint/loss"} <= {key for row in one for key in row}
     for a, b in zip(one, two, strict=True):
-        assert b == pytest.approx(a, rel=2e-5)
+        shared = [
+            key for key in a if not key.endswith(("misplaced_share", "positives_error"))
+        ]  # shares of a rank's heads
+        assert [b[key] for key in shared] == pytest.approx([a[key] for key in shared], rel=2e-5)
     assert next(row["mask/loss"] for row in one if "mask/loss" in row) > 0

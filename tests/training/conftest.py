@@ -1,5 +1,6 @@
 """The blob data set, made once, and trainings so small that they take a second."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,6 +123,15 @@ def blob_data(tmp_path_factory) -> Path:
 @pytest.fixture
 def blob_run(tmp_path, blob_data) -> BlobRun:
     return BlobRun(root=tmp_path, data=blob_data)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Train in one thread: sums depend on the number of threads, and killed runs are those of other processes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
