@@ -1,6 +1,6 @@
 """XMask's two trainings: the teacher on labelled images, the student on all (arXiv 2603.16241, sections 3 and 4)."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -12,11 +12,13 @@ from pipeline.errors import PipelineError
 from pipeline.masks.store import MaskStore
 from pipeline.models.crowd_net import CrowdNetOptions, build_crowd_net
 from pipeline.pseudo_labels.energy import EnergyOptions
+from pipeline.training.crowd_batches import CrowdBatch
 from pipeline.training.crowd_losses import CrowdLoss, PhaseLoss, constraint_loss, count_loss, mask_loss
 from pipeline.training.crowd_run import CrowdRun, RunPlace, digest_tables
 from pipeline.training.gate import check_gate
 from pipeline.training.inference import load_crowd_net
-from pipeline.training.options import RetrainOptions, WarmupOptions
+from pipeline.training.options import PhaseOptions, RetrainOptions, StudentPhase, WarmupOptions
+from pipeline.training.phases import Phase
 from pipeline.training.ranks import is_first_rank
 from pipeline.training.view_options import StrongViewOptions
 
@@ -98,7 +100,7 @@ def train_student(
     Raises:
         PipelineError: If inputs are missing or do not fit, the gate is not passed, or training diverges.
     """
-    learns_unlabeled = options.unlabeled.weight_max > 0
+    learns_unlabeled = options.unlabeled.weight_max > 0 and bool(options.unlabeled.phases)
     _check_pseudo_labels(pseudo, splits, teacher, learns_unlabeled=learns_unlabeled)
     run = CrowdRun(prepared, splits, masks, options, seed, place)
     first = is_first_rank()  # the others are not started before the gate is passed
@@ -111,20 +113,20 @@ def train_student(
     fabric = run.launch()
     batches = run.batches(fabric, pseudo=pseudo if learns_unlabeled else None, strong=options.unlabeled.strong)
 
-    def loss(branch: PhaseLoss, weight_start: float = 0.0) -> CrowdLoss:
+    def phase(
+        name: StudentPhase, length: PhaseOptions, trained: tuple[str, ...], branch: PhaseLoss, weight_start: float = 0.0
+    ) -> Phase[CrowdBatch]:
+        if name not in options.unlabeled.phases:
+            return run.phase(name, length, trained, replace(batches, unlabeled=None), CrowdLoss(branch, fabric.device))
         from_ema = options.teacher == "ema"
-        return CrowdLoss(branch, fabric.device, options.unlabeled, energy, from_ema, weight_start)
+        loss = CrowdLoss(branch, fabric.device, options.unlabeled, energy, from_ema, weight_start)
+        return run.phase(name, length, trained, batches, loss)
 
+    constraint = constraint_loss(w_fg=options.w_fg, w_bg=options.w_bg)
     phases = [
-        run.phase("count", options.count, COUNTING_PATH, batches, loss(count_loss)),
-        run.phase("mask", options.mask, ("mask_head",), batches, loss(mask_loss(options.exclusivity))),
-        run.phase(
-            "constraint",
-            options.constraint,
-            ("fuse", "count_head"),
-            batches,
-            loss(constraint_loss(w_fg=options.w_fg, w_bg=options.w_bg), options.unlabeled.weight_start),
-        ),
+        phase("count", options.count, COUNTING_PATH, count_loss),
+        phase("mask", options.mask, ("mask_head",), mask_loss(options.exclusivity)),
+        phase("constraint", options.constraint, ("fuse", "count_head"), constraint, options.unlabeled.weight_start),
     ]
     inputs = {
         "kind": "retrain",
@@ -147,7 +149,7 @@ def _check_pseudo_labels(pseudo: MaskStore, splits: Splits, teacher: Path, *, le
     if learns_unlabeled and not len(pseudo):
         raise PipelineError(
             f"{pseudo.path}: has no unlabelled image to learn from; lower labeled_pct, or set "
-            "retrain.unlabeled.weight_max: 0 to train on the labelled images alone"
+            "retrain.unlabeled.phases: [] to train on the labelled images alone"
         )
     made_with = pseudo.provenance.weights_sha256
     if len(pseudo) and teacher.is_file() and made_with != digest_file(teacher):

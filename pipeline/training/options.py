@@ -14,6 +14,9 @@ from pipeline.training.view_options import ColorOptions, StrongViewOptions, few_
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 """Precision of Lightning Fabric."""
 
+StudentPhase = Literal["count", "mask", "constraint"]
+"""Phases of retrain."""
+
 RESULT_FREE_OPTIONS = ("checkpoint_every", "load_workers", "cache_mib")
 """Options of the loop that change no result; they are left out of recorded parameters and digests."""
 
@@ -229,6 +232,8 @@ class UnlabeledOptions:
     """The unlabelled branch: L = (L_labelled + w L_unlabelled) / (1 + w), w rising from ``weight_start``.
 
     Args:
+        phases: Phases that it takes part in; in the others, and with none, only labelled images are learnt from.
+            Published: all three.
         weight_max: Greatest w. Published: 2.
         weight_start: w at the first step of the last phase. Published: 0.1; phases 1 and 2 start at 0.
         ramp_steps: Steps of a phase over which w rises by ``weight_max``. Published: 200 epochs (0.01 an epoch).
@@ -237,6 +242,7 @@ class UnlabeledOptions:
         strong: The student's view.
     """
 
+    phases: tuple[StudentPhase, ...] = ("count", "mask", "constraint")
     weight_max: float = 0.25
     weight_start: float = 0.1
     ramp_steps: int = 100

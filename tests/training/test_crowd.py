@@ -239,11 +239,11 @@ def test_pseudo_labels_of_another_split_are_refused(ready_run):
 def test_without_unlabelled_images_there_is_nothing_to_learn_from(ready_run):
     (ready_run.root / "pseudo_label").unlink()
     write_masks(ready_run.root / "pseudo_label", {})
-    message = "no unlabelled image to learn from; lower labeled_pct, or set retrain.unlabeled.weight_max: 0"
+    message = "no unlabelled image to learn from; lower labeled_pct, or set retrain.unlabeled.phases: \\[\\]"
     with pytest.raises(PipelineError, match=message):
         ready_run.retrain()
     assert not (ready_run.root / "retrain").exists()
-    figures = ready_run.retrain(replace(RETRAIN, unlabeled=UnlabeledOptions(weight_max=0.0)))  # as the message says
+    figures = ready_run.retrain(replace(RETRAIN, unlabeled=UnlabeledOptions(phases=())))  # as the message says
     assert "pseudo_count" not in figures
 
 
@@ -338,6 +338,22 @@ def test_without_weight_pseudo_labels_do_not_matter(ready_run):
     write_masks(ready_run.root / "pseudo_label", {})
     ready_run.retrain(options)
     assert (ready_run.root / "retrain" / "model.safetensors").read_bytes() == weights
+
+
+def test_unlabelled_images_take_part_in_the_named_phases_only(ready_run):
+    for phases in ((), ("count",), ("mask", "constraint")):
+        ready_run.retrain(replace(RETRAIN, unlabeled=UnlabeledOptions(phases=phases)))
+        lines = (ready_run.root / "logs" / "retrain.jsonl").read_text().splitlines()
+        learnt = {name.split("/")[0] for line in lines for name in json.loads(line) if "/unlabeled_" in name}
+        assert learnt == set(phases)
+
+
+def test_a_student_without_unlabelled_phases_is_one_without_weight(ready_run):
+    weights = []
+    for unlabeled in (UnlabeledOptions(phases=()), UnlabeledOptions(weight_max=0.0, weight_start=0.0)):
+        ready_run.retrain(replace(RETRAIN, unlabeled=unlabeled))
+        weights.append((ready_run.root / "retrain" / "last.safetensors").read_bytes())
+    assert weights[0] == weights[1]
 
 
 def test_a_set_without_held_out_images_is_refused(blob_run):
