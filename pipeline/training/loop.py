@@ -22,6 +22,7 @@ from pipeline.training.checkpoint import ResumeFile
 from pipeline.training.choice import Choice, Chosen
 from pipeline.training.crops import made_ahead
 from pipeline.training.mean_teacher import MeanTeacher
+from pipeline.training.optimizers import build_optimizer
 from pipeline.training.options import LoopOptions
 from pipeline.training.phases import B, Phase, rate_share
 from pipeline.training.ranks import mean_over_ranks, share_buffers
@@ -155,19 +156,14 @@ class Training(Generic[B]):
         unknown = set(phase.trained) - {name for name, _ in self._net.named_children()}
         assert not unknown, unknown
         self._net.train()
-        groups = []
         for name, child in self._net.named_children():
-            learns = name in phase.trained
-            child.train(learns).requires_grad_(learns)
-            if learns:
-                options = phase.options
-                rate = options.encoder_learning_rate if name == "encoder" else options.learning_rate
-                groups.append({"params": list(child.parameters()), "lr": rate, "full_lr": rate})
+            child.train(name in phase.trained).requires_grad_(name in phase.trained)
         if self._options.frozen_norm:
             for module in self._net.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
-        optimizer = torch.optim.Adam(groups, weight_decay=phase.options.weight_decay)
+        children = {name: child for name, child in self._net.named_children() if name in phase.trained}
+        optimizer = build_optimizer(children, phase.options)
         if optimizer_state is not None:
             optimizer.load_state_dict(optimizer_state)
         student, wrapped = self._fabric.setup(self._net, optimizer)

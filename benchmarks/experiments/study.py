@@ -1,0 +1,113 @@
+"""What an experiment consists of: its data, the stages of a run, the rows of its tables."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage of a run.
+
+    Args:
+        stage: Name of its command, ``python -m stages.<stage>``.
+        sections: Sections of the parameters on which its output depends, beside those of the steps before.
+        per_run: Whether it is done for each labelled share and seed, or once for a data set.
+        output: Folder that it writes, below the data set's or the run's; None for one of its own name.
+        options: Further options of the command; ``{cache}`` stands for a folder that all runs share.
+    """
+
+    stage: str
+    sections: tuple[str, ...]
+    per_run: bool = True
+    output: str | None = None
+    options: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder that it writes."""
+        return self.output or self.stage
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of a table.
+
+    Args:
+        key: Its name in files and on the command line.
+        title: Its name in the table.
+        table: Title of the table in which it stands.
+        changes: Dotted parameter → value.
+        labeled_pcts: Labelled shares, percent.
+    """
+
+    key: str
+    title: str
+    table: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    labeled_pcts: tuple[int, ...] = (10,)
+
+
+@dataclass(frozen=True)
+class Study:
+    """An experiment.
+
+    Args:
+        name: Its name on the command line, and the data set's.
+        params: Parameter file that all rows start from, below the repository.
+        reader: Reader of the data set.
+        scenes: Content of its ``scenes.yaml``.
+        changes: Dotted parameter → value, for all rows.
+        steps: Stages, in order; the last one writes ``metrics.json``.
+        rows: What is compared.
+        figures: Figure in ``metrics.json`` → its name in the tables.
+        seeds: Number of seeds.
+    """
+
+    name: str
+    params: str
+    reader: str
+    scenes: Mapping[str, Any]
+    changes: Mapping[str, Any]
+    steps: tuple[Step, ...]
+    rows: tuple[Variant, ...]
+    figures: Mapping[str, str]
+    seeds: int = 3
+
+
+@dataclass(frozen=True)
+class Run:
+    """One variant at one labelled share and seed."""
+
+    variant: Variant
+    labeled_pct: int
+    seed: int
+
+    def __str__(self) -> str:
+        """Name it, as its folder is named."""
+        return f"{self.variant.key}/labeled_{self.labeled_pct}/seed_{self.seed}"
+
+
+def all_runs(rows: Iterable[Variant], seeds: Iterable[int]) -> list[Run]:
+    """Every row at each of its shares and every seed, the first seed of all rows before the second."""
+    listed = list(rows)
+    return [Run(variant, pct, seed) for seed in seeds for variant in listed for pct in variant.labeled_pcts]
+
+
+def merge(base: Mapping[str, Any], *changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay changes with dotted keys, ``{"retrain.w_bg": 0.0}``, over nested parameters.
+
+    Raises:
+        KeyError: If a key is not there already.
+    """
+    merged: dict[str, Any] = json.loads(json.dumps(base))
+    for key, value in (pair for change in changes for pair in change.items()):
+        *path, last = key.split(".")
+        section = merged
+        for part in path:
+            section = section[part]
+        if last not in section:
+            raise KeyError(f"{key}: no such parameter")
+        section[last] = value
+    return merged

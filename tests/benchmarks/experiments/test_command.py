@@ -1,0 +1,53 @@
+"""The command, and that every row of every study is a parameter file that the stages take."""
+
+import json
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from benchmarks.experiments import __main__ as command
+from benchmarks.experiments.study import Run
+from benchmarks.experiments.workshop import Workshop
+from stages.params import load_params
+
+runner = CliRunner()
+
+
+@pytest.mark.parametrize("study", command.STUDIES.values(), ids=command.STUDIES)
+def test_every_row_is_a_sound_parameter_file(study, tmp_path):
+    workshop = Workshop(tmp_path, study)
+    keys = [row.key for row in study.rows]
+    assert len(set(keys)) == len(keys)
+    for row in study.rows:
+        path = tmp_path / "params.yaml"
+        path.write_text(yaml.safe_dump(workshop.parameters(Run(row, 10, 0))))
+        load_params(path)
+
+
+@pytest.fixture
+def fake_runs(monkeypatch):
+    def do(self, run):
+        self.figures_file(run).parent.mkdir(parents=True, exist_ok=True)
+        figures = {"mae": run.labeled_pct, "rmse": 2, "matched_iou_truth": 0.5, "mae_mean_count": 3}
+        self.figures_file(run).write_text(json.dumps(figures))
+
+    monkeypatch.setattr(Workshop, "do", do)
+
+
+def test_it_prints_and_writes_the_tables(fake_runs, tmp_path):
+    result = runner.invoke(command.app, ["crowd", "--out", str(tmp_path), "--only", "supervised", "--seeds", "1"])
+    assert result.exit_code == 0, result.output
+    assert "supervised/labeled_40/seed_0: done" in result.output
+    text = (tmp_path / "crowd" / "tables.md").read_text()
+    assert "| labels alone | 5 % | 1 | 5.00 |" in text
+    assert text.strip() in result.output
+
+
+def test_unknown_names_are_refused(tmp_path):
+    result = runner.invoke(command.app, ["crowds"])
+    assert result.exit_code == 1
+    assert "study: expected one of crowd" in result.output
+    result = runner.invoke(command.app, ["crowd", "--only", "nothing"])
+    assert result.exit_code == 1
+    assert "--only: expected some of supervised, points" in result.output

@@ -1,0 +1,112 @@
+"""The workshop: each distinct output once, shared by the runs that begin alike; a failed stage stops its run alone."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from benchmarks.experiments.study import Run, Step, Study, Variant
+from benchmarks.experiments.workshop import Workshop
+from pipeline.errors import PipelineError
+
+WEAK = Variant("weak", "weak", "t", {"retrain.w_bg": 0.0})
+PLAIN = Variant("plain", "plain", "t")
+STUDY = Study(
+    name="tiny",
+    params="params.yaml",
+    reader="synthetic",
+    scenes={"seed": 1, "splits": {}},
+    changes={"warmup.count.steps": 7},
+    steps=(
+        Step("prepare", ("prepare",), per_run=False, output="prepared"),
+        Step("annotate", ("annotate",), per_run=False, options=("--cache", "{cache}")),
+        Step("warmup", ("warmup",)),
+        Step("retrain", ("retrain",)),
+    ),
+    rows=(PLAIN, WEAK),
+    figures={"mae": "MAE"},
+)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The stages that were called; they only leave a trace: what they saw in their folder."""
+    made = []
+
+    def call(self, step, run, params, folder):
+        made.append(step.stage)
+        place = self._place(folder, step, run)
+        place.mkdir(parents=True)
+        data = folder / "data" / "tiny"
+        seen = sorted(str(path.relative_to(data)) for path in data.rglob("trace"))
+        (place / "trace").touch()
+        (place / "metrics.json").write_text(json.dumps({"mae": params["retrain"]["w_bg"], "seen": seen}))
+
+    monkeypatch.setattr(Workshop, "_call", call)
+    return made
+
+
+@pytest.fixture
+def workshop(tmp_path, calls):
+    return Workshop(tmp_path / "shop", STUDY)
+
+
+def test_runs_that_begin_alike_share_what_they_share(workshop, calls):
+    for variant in (PLAIN, WEAK):
+        workshop.do(Run(variant, 10, 0))
+    assert calls == ["prepare", "annotate", "warmup", "retrain", "retrain"]
+    plain, weak = (workshop.figures(Run(variant, 10, 0)) for variant in (PLAIN, WEAK))
+    assert weak["mae"] == 0.0 != plain["mae"]
+    assert plain["seen"] == []  # rglob follows no links: nothing of an earlier step was copied
+    workshop.do(Run(PLAIN, 5, 0))
+    workshop.do(Run(PLAIN, 5, 1))
+    assert calls[5:] == ["warmup", "retrain"] * 2
+
+
+def test_every_step_sees_what_the_earlier_ones_wrote(workshop):
+    workshop.do(Run(PLAIN, 10, 0))
+    [folder] = (workshop.root / "retrain").iterdir()
+    data = folder / "data" / "tiny"
+    assert (data / "prepared" / "trace").is_file()
+    assert (data / "annotate" / "trace").is_file()
+    assert (data / "labeled_10" / "seed_0" / "warmup" / "trace").is_file()
+    assert yaml.safe_load((data / "raw" / "scenes.yaml").read_text()) == STUDY.scenes
+
+
+def test_what_is_done_is_not_done_again(workshop, calls):
+    run = Run(PLAIN, 10, 0)
+    assert workshop.figures(run) is None
+    workshop.do(run)
+    before = list(calls)
+    workshop.do(run)
+    workshop.figures_file(run).unlink()
+    workshop.do(run)
+    assert calls == before
+    assert workshop.figures(run) is not None
+
+
+def test_other_scenes_are_other_folders(workshop, calls):
+    workshop.do(Run(PLAIN, 10, 0))
+    workshop.figures_file(Run(PLAIN, 10, 0)).unlink()
+    workshop.study = replace(STUDY, scenes={"seed": 2, "splits": {}})
+    workshop.do(Run(PLAIN, 10, 0))
+    assert calls == ["prepare", "annotate", "warmup", "retrain"] * 2
+
+
+def test_parameters_are_the_files_with_the_changes_of_study_and_row(workshop):
+    params = workshop.parameters(Run(WEAK, 10, 0))
+    assert params["warmup"]["count"]["steps"] == 7
+    assert params["retrain"]["w_bg"] == 0.0
+    assert params["datasets"] == ["tiny"]
+    assert params["prepare"]["sources"] == {"tiny": {"reader": "synthetic"}}
+
+
+def test_a_stage_that_fails_is_named_with_its_log(tmp_path):
+    study = replace(STUDY, steps=(Step("prepare", ("prepare",), per_run=False, output="prepared"),))
+    workshop = Workshop(tmp_path / "shop", study)
+    with pytest.raises(PipelineError, match=r"plain/labeled_10/seed_0: the stage prepare failed; its output stands in"):
+        workshop.do(Run(PLAIN, 10, 0))
+    [folder] = (tmp_path / "shop" / "prepare").iterdir()
+    assert "splits" in (folder / "prepare.log").read_text()
+    assert not (folder / "done").exists()
