@@ -23,10 +23,15 @@ CROWD = Study(
         },
     },
     changes={
+        "warmup.count.steps": 1100,
         "warmup.crops.size_px": 96,
         "warmup.crops.batch": 4,
+        "retrain.count.steps": 800,
+        "retrain.constraint.steps": 60,
+        "retrain.constraint.learning_rate": 5e-5,
         "retrain.crops.size_px": 96,
-        "retrain.count.steps": 1000,
+        "retrain.unlabeled.weight_max": 1.0,
+        "retrain.unlabeled.point_prob": 0.5,
         "retrain.gate.max_error_ratio": 2.0,
     },
     steps=(
