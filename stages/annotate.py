@@ -31,7 +31,7 @@ from stages.executor_options import (
     choose_executor,
     uses_bf16,
 )
-from stages.params import load_params
+from stages.params import load_data_params
 from stages.paths import DatasetPaths
 
 app = stage_app("Make one mask for every point, inside its exclusion circle.")
@@ -52,7 +52,7 @@ def main(
     params: ParamsOption = DEFAULT_PARAMS,
 ) -> None:
     """Read data/DATASET/prepared and nnec, write the mask store data/DATASET/annotate."""
-    settings = load_params(params).annotate
+    settings = load_data_params(params).annotate
     paths = DatasetPaths(dataset)
     prepared = Prepared.open(paths.prepared)
     radii = read_radii(paths.nnec / "radii.parquet")

@@ -13,7 +13,7 @@ from stages.command import (
     fails_clearly,
     stage_app,
 )
-from stages.params import load_params
+from stages.params import load_data_params
 from stages.paths import DatasetPaths
 
 app = stage_app("Compute the nearest neighbor exclusion circle (NNEC) of every point.")
@@ -23,7 +23,7 @@ app = stage_app("Compute the nearest neighbor exclusion circle (NNEC) of every p
 @fails_clearly
 def main(dataset: DatasetOption = DEFAULT_DATASET, params: ParamsOption = DEFAULT_PARAMS) -> None:
     """Read data/DATASET/prepared, write data/DATASET/nnec/radii.parquet."""
-    options = load_params(params).nnec
+    options = load_data_params(params).nnec
     paths = DatasetPaths(dataset)
     summary = write_radii(paths.nnec / "radii.parquet", compute_radii(Prepared.open(paths.prepared), options))
     table = Table(title=f"{dataset}: exclusion circles", title_justify="left")

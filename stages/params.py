@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from pipeline.datasets.base import DatasetReader
+    from stages.data_sections import DataParams
     from stages.sections import Params
 
 Loc = tuple[int | str, ...]
@@ -43,22 +44,61 @@ EXPECTED = {
 UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
 
 
+SYSTEMS = {
+    "crowd": "stages.sections:Params",
+    "segmenter": "stages.segmenter.sections:SegmenterParams",
+}
+"""What ``system`` in a parameter file says → ``module:class`` of its sections."""
+
+
 def load_params(path: Path) -> "Params":
-    """Read and check a parameter file. Keys that it lacks take their defaults.
+    """Read and check a parameter file of the system ``crowd``. Keys that it lacks take their defaults.
 
     Raises:
         PipelineError: If the file is missing or no YAML, or with every unknown key, wrong type and refused value in it.
     """
-    raw = _read_yaml(path)
-    from stages.sections import Params  # late: it imports the networks
+    params: Params = load_system(path, "crowd")
+    return params
 
-    params, faults = check(Params, raw, at=())
+
+def load_data_params(path: Path) -> "DataParams":
+    """Read and check a parameter file of any system, for the stages that all share.
+
+    Raises:
+        PipelineError: As :func:`load_params`.
+    """
+    params: DataParams = load_system(path, None)
+    return params
+
+
+def load_system(path: Path, system: str | None) -> Any:
+    """Read and check a parameter file.
+
+    Args:
+        path: The file.
+        system: The system that it must be for; any when None.
+
+    Raises:
+        PipelineError: As :func:`load_params`, or if it is for another system.
+    """
+    raw = _read_yaml(path)
+    named = raw.get("system", "crowd") if isinstance(raw, Mapping) else "crowd"
+    if named not in SYSTEMS:
+        raise PipelineError(f"{path}: system: expected one of {', '.join(SYSTEMS)}, got {_show(named)}")
+    if system is not None and named != system:
+        command = "python -m stages.segmenter.<stage>" if named == "segmenter" else "python -m stages.<stage>"
+        raise PipelineError(
+            f"{path}: is for the system {named}, whose stages are called {command}; this one is {system}'s"
+        )
+    module_name, class_name = SYSTEMS[named].split(":")
+    kind = getattr(importlib.import_module(module_name), class_name)  # late: it imports the networks
+    params, faults = check(kind, raw, at=())
     prepare = raw.get("prepare") if isinstance(raw, Mapping) else None
     faults += _source_faults(prepare.get("sources") if isinstance(prepare, Mapping) else None)
     if params is not None:
         faults += params.disagreements()
     raise_all(faults, f"{path}: mend these values; params.yaml of the repository explains every key")
-    assert isinstance(params, Params)
+    assert isinstance(params, kind)
     return params
 
 

@@ -15,7 +15,7 @@ from stages.command import (
     fails_clearly,
     stage_app,
 )
-from stages.params import load_params
+from stages.params import load_data_params
 from stages.paths import DatasetPaths
 
 app = stage_app("Read a raw data set, check every file, and write tables of its images and points.")
@@ -31,7 +31,7 @@ def main(
     dataset: DatasetOption = DEFAULT_DATASET, params: ParamsOption = DEFAULT_PARAMS, workers: WorkersOption = 0
 ) -> None:
     """Read data/DATASET/raw, write data/DATASET/prepared."""
-    settings = load_params(params).prepare
+    settings = load_data_params(params).prepare
     paths = DatasetPaths(dataset)
     reader = settings.reader(dataset)
     report = prepare_dataset(

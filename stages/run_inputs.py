@@ -8,8 +8,8 @@ from rich.table import Table
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.splits import Splits, split_images
 from stages.command import console
+from stages.data_sections import DataParams
 from stages.paths import RunPaths
-from stages.sections import Params
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class RunInputs:
     splits: Splits
 
     @classmethod
-    def open(cls, paths: RunPaths, params: Params) -> "RunInputs":
+    def open(cls, paths: RunPaths, params: DataParams) -> "RunInputs":
         """Open the tables of one run and divide its images.
 
         Raises:

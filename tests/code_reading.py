@@ -13,6 +13,8 @@ PLUMBING = frozenset(
     {
         "stages/params.py",
         "stages/sections.py",
+        "stages/data_sections.py",
+        "stages/segmenter/sections.py",
         "stages/paths.py",
         "stages/command.py",
         "pipeline/errors.py",
@@ -20,6 +22,10 @@ PLUMBING = frozenset(
     }
 )
 """What every stage uses and no result depends on: values passed on (DVC watches them itself), faults, progress."""
+
+LOADERS = ("load_params", "load_data_params", "load_segmenter_params")
+SECTIONS = ("Params", "DataParams", "SegmenterParams")
+"""What gives the parameters, and their types."""
 
 READING_METHODS = {"reader": "sources", "list_file": "lists"}
 """Methods of sections, and the key that each reads."""
@@ -84,10 +90,11 @@ def _files_of(module: str) -> list[str]:
 
 
 def read_params(path: str) -> set[str]:
-    """Key paths of the parameters that a stage reads: attribute chains on what ``load_params`` gives.
+    """Key paths of the parameters that a stage reads: attribute chains on what :data:`LOADERS` give.
 
     A chain ends where it is passed on, called or indexed; a section that is passed on is read whole. All of the
-    parameters may be passed only to what stages share, which is read the same way by its arguments of type ``Params``.
+    parameters may be passed only to what stages share, which is read the same way, by its arguments of types
+    :data:`SECTIONS`.
 
     Args:
         path: The stage's file, below the repository's root.
@@ -99,14 +106,14 @@ def read_params(path: str) -> set[str]:
     parent = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
     found: set[str] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "load_params":
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in LOADERS:
             chain, top = _chain(node, parent)
             holder = parent[top]
             if isinstance(holder, ast.Assign) and isinstance(holder.targets[0], ast.Name):
                 found |= _reads_of_name(holder.targets[0].id, chain, tree, parent)
             else:
                 found.add(".".join(chain))
-        elif isinstance(node, ast.arg) and node.annotation and ast.unparse(node.annotation) == "Params":
+        elif isinstance(node, ast.arg) and node.annotation and ast.unparse(node.annotation) in SECTIONS:
             found |= _reads_of_name(node.arg, [], tree, parent)
     shared = [one for one in _direct_imports(path) if one.startswith("stages/") and one not in PLUMBING]
     below = set().union(*(read_params(one) for one in shared if one != path))

@@ -15,8 +15,8 @@ from networkx import descendants
 from ruamel.yaml import YAML
 
 from pipeline.training.options import RESULT_FREE_OPTIONS
+from stages.data_sections import AnnotateParams
 from stages.params import load_params
-from stages.sections import AnnotateParams
 from tests.code_reading import ROOT, imported_files, read_params
 
 STAGES = ("prepare", "nnec", "annotate", "warmup", "pseudo_label", "retrain", "evaluate")

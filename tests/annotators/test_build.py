@@ -8,7 +8,7 @@ from pipeline.annotators.build import ANNOTATORS, build_annotator
 from pipeline.annotators.edp_sam import EdpSamAnnotator, EdpSamOptions
 from pipeline.annotators.superpixel import SuperpixelOptions
 from pipeline.errors import PipelineError
-from stages.sections import AnnotateParams
+from stages.data_sections import AnnotateParams
 from tests.annotators.fake_model import DiscModel
 
 CPU = torch.device("cpu")
