@@ -118,9 +118,7 @@ class RawImage:
             if self.pixels is not None and self.truth.shape != self.pixels.shape[:2]:
                 raise ValueError(f"{self.image_id}: truth {self.truth.shape} must fit pixels {self.pixels.shape[:2]}")
         elif self.truth is not None and len(self.truth) != count:
-            raise ValueError(
-                f"{self.image_id}: truth must have {count} masks, one for each point, not {len(self.truth)}"
-            )
+            raise ValueError(f"{self.image_id}: truth must have a mask for each point, {count}, not {len(self.truth)}")
         if self.class_source_ids and len(self.class_source_ids) != len(self.class_names):
             raise ValueError(f"{self.image_id}: class_source_ids must have one number for each of class_names")
         if (np.diff(self.is_region.astype(np.int8)) < 0).any():

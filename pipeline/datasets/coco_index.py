@@ -63,7 +63,7 @@ def index_coco(path: Path) -> CocoIndex:
         PipelineError: If it is missing or no such file; all that is wrong with its images and categories comes at once.
     """
     # One byte is one character in Latin-1, so that places in the text are places in the file; JSON's own characters
-    # are the same in UTF-8, and names are decoded again where they are used.
+    # are the same in UTF-8, and items with others are decoded again.
     text = read_bytes(path).decode("latin-1")
     images: list[dict[str, Any]] = []
     categories: list[dict[str, Any]] = []
@@ -103,7 +103,7 @@ def index_coco(path: Path) -> CocoIndex:
     return CocoIndex(
         path=path,
         images=[
-            CocoImage(_utf8(image["file_name"]), _size_hw(image), places[begin:end].copy())
+            CocoImage(image["file_name"], _size_hw(image), places[begin:end].copy())
             for image, begin, end in zip(images, begins.tolist(), ends.tolist(), strict=True)
         ],
         categories=_categories(path, categories),
@@ -142,7 +142,8 @@ def _items(text: str) -> Iterator[tuple[str, Any, int, int]]:
             at = _after_space(text, at + 1)
             while text[at : at + 1] != "]":
                 item, end = _DECODER.raw_decode(text, at)
-                yield name, item, at, end
+                own = text[at:end]
+                yield name, item if own.isascii() else json.loads(own.encode("latin-1")), at, end
                 at = _after_comma(text, end, "]")
             at += 1
         else:
@@ -167,10 +168,6 @@ def _after_comma(text: str, at: int, close: str) -> int:
     """Go to the next item, or to the mark that closes the list."""
     at = _after_space(text, at)
     return at if text[at : at + 1] == close else _after_space(text, _expect(text, at, ","))
-
-
-def _utf8(name: str) -> str:
-    return name.encode("latin-1").decode("utf-8")
 
 
 def _key(image_id: Any) -> Any:
@@ -209,7 +206,7 @@ def _categories(path: Path, categories: list[dict[str, Any]]) -> dict[int, str]:
         elif number in names:
             faults.append(f"categories, row {row}: id {number} stands twice")
         else:
-            names[number] = _utf8(name)
+            names[number] = name
     if not categories:
         faults.append("categories: there are none")
     raise_all(faults, f"{path}: mend these categories")

@@ -56,25 +56,26 @@ def read_scene_file(
         faults.append(f"seed: expected a whole number of at least 0, got {seed!r}")
     faults += file_faults(content) if file_faults else []
     keys = (*BOUNDS, *plan_keys)
-    for split, fields in content["splits"].items():
+    wanted: dict[str, Any] = content["splits"]
+    for split, fields in wanted.items():
         if split not in SPLITS:
             faults.append(f"splits.{split}: unknown split; expected one of {', '.join(SPLITS)}")
         elif not isinstance(fields, dict):
             faults.append(f"splits.{split}: expected the keys {', '.join(keys)}, got {fields!r}")
         else:
-            found = [f".{key}: unknown key; expected {', '.join(keys)}" for key in fields if key not in keys]
+            mine = [f".{key}: unknown key; expected {', '.join(keys)}" for key in fields if key not in keys]
             for key, (low, high) in BOUNDS.items():
                 if not is_whole(fields.get(key), low, high):
-                    found.append(f".{key}: expected a whole number from {low} to {high}, got {fields.get(key)!r}")
-            faults += [f"splits.{split}{fault}" for fault in found + plan_faults(fields)]
+                    mine.append(f".{key}: expected a whole number from {low} to {high}, got {fields.get(key)!r}")
+            faults += [f"splits.{split}{fault}" for fault in mine + plan_faults(fields)]
     raise_all(faults, f"{path}: mend these entries")
-    splits = {split: dict(content["splits"][split]) for split in SPLITS if split in content["splits"]}
-    return seed, splits, {key: content[key] for key in file_keys if key in content}
+    splits = {split: dict(wanted[split]) for split in SPLITS if split in wanted}
+    return seed, splits, {key: value for key, value in content.items() if key in file_keys}
 
 
 def count_fault(fields: Mapping[str, Any], key: str) -> list[str]:
     """Check a pair of fewest and most."""
-    value = fields.get(key)
+    value: Any = fields.get(key)
     whole = isinstance(value, list) and len(value) == 2 and all(is_whole(one, 0, COUNT_LIMIT) for one in value)
     if whole and value[0] <= value[1]:
         return []

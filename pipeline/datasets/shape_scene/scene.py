@@ -16,8 +16,8 @@ TRIES = 12
 MIN_VISIBLE_PX = 12
 MIN_VISIBLE_FRAC = 0.4
 """An object of which less would show is not put there."""
-FINE = 4
-"""Outlines are filled on a grid so many times finer, for exact shares of pixels."""
+FINE_SMALL, FINE_LARGE, LARGE_PX = 8, 4, 40
+"""Outlines are filled on a grid so many times finer, for the shares of pixels; coarser in windows of more pixels."""
 LEAST_CONTRAST = 0.16
 
 
@@ -136,9 +136,10 @@ def _cover(outline: Outline, size_hw: tuple[int, ...], size_px: float) -> tuple[
     """Fill an outline: its window inside the image, and its whole area in px; None where it lies outside."""
     low, high = np.floor(outline.min(axis=0)).astype(int) - 1, np.ceil(outline.max(axis=0)).astype(int) + 2
     wide, tall = (high - low).tolist()
-    fine = np.zeros((tall * FINE, wide * FINE), np.uint8)
+    times = FINE_LARGE if max(wide, tall) > LARGE_PX else FINE_SMALL
+    fine = np.zeros((tall * times, wide * times), np.uint8)
     # Pixel k reaches from k − ½ to k + ½; cv2 takes corners as fixed-point numbers of 1/16 px.
-    corners = ((outline - low + 0.5) * FINE - 0.5) * 16
+    corners = ((outline - low + 0.5) * times - 0.5) * 16
     cv2.fillPoly(fine, [np.round(corners).astype(np.int32)], 255, cv2.LINE_8, shift=4)
     share = cv2.resize(fine, (wide, tall), interpolation=cv2.INTER_AREA).astype(np.float32) / np.float32(255)
     left, top = max(0, -low[0]), max(0, -low[1])
