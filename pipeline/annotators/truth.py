@@ -6,7 +6,7 @@ from pipeline.annotators.base import MarkedImage
 from pipeline.annotators.exclusion import disc_window
 from pipeline.errors import PipelineError
 from pipeline.masks.instances import Instances
-from pipeline.masks.rle import Window
+from pipeline.masks.rle import Window, rle_to_window
 from pipeline.masks.store import MaskStore
 
 
@@ -38,18 +38,19 @@ class TruthAnnotator:
         Raises:
             PipelineError: If the true masks are not those of these points.
         """
-        label_map = self._truth.label_map(marked.image_id)
-        n_masks = self._truth.n_instances(marked.image_id)
-        if n_masks != len(marked.points_xy) or label_map.shape != marked.size_hw:
+        # True masks may overlap, so each is decoded by itself. Ambiguous ones are crowd regions, which are no points.
+        truth = self._truth.instances(marked.image_id)
+        truth = truth[truth.status != "ambiguous"]
+        if len(truth) != len(marked.points_xy) or truth.size_hw != marked.size_hw:
             raise PipelineError(
-                f"{self._truth.path}: {marked.image_id} has {n_masks} true masks in {label_map.shape} pixels, but "
+                f"{self._truth.path}: {marked.image_id} has {len(truth)} true masks in {truth.size_hw} pixels, but "
                 f"{len(marked.points_xy)} points in {marked.size_hw}; run python -m stages.prepare again"
             )
         windows = []
-        for row, ((x, y), radius) in enumerate(zip(marked.points_xy, marked.radius_px, strict=True)):
+        for rle, (x, y), radius in zip(truth.rle, marked.points_xy, marked.radius_px, strict=True):
             disc = disc_window(x, y, radius, marked.size_hw)
             height, width = disc.mask.shape
-            visible = label_map[disc.y0 : disc.y0 + height, disc.x0 : disc.x0 + width] == row + 1
+            visible = rle_to_window(rle, truth.size_hw, (disc.x0, disc.y0, width, height))
             windows.append(Window(visible & disc.mask, disc.x0, disc.y0))
         filled = np.array([bool(window.mask.any()) for window in windows], bool)
         return Instances.from_windows(

@@ -15,7 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.datasets.flags import PointFlag
 from pipeline.errors import PipelineError
+from pipeline.masks.rle import Window
 
 SPLITS = ("train", "val", "test")
 HIDDEN_SPLIT = "hidden"
@@ -29,6 +31,11 @@ READERS: dict[str, str] = {
     "nwpu": "pipeline.datasets.nwpu:NwpuReader",
     "folder": "pipeline.datasets.folder:FolderReader",
     "synthetic": "pipeline.datasets.synthetic:SyntheticReader",
+    "coco": "pipeline.datasets.coco:CocoReader",
+    "voc": "pipeline.datasets.voc:VocReader",
+    "cityscapes": "pipeline.datasets.cityscapes:CityscapesReader",
+    "bdd100k": "pipeline.datasets.bdd100k:Bdd100kReader",
+    "synthetic_shapes": "pipeline.datasets.synthetic_shapes:SyntheticShapesReader",
 }
 """Name of a reader → ``module:class``. Modules are imported when asked for."""
 
@@ -63,14 +70,19 @@ class RawImage:
         image_id: As in the entry.
         path: The image file; ``None`` if ``pixels`` are given.
         split: As in the entry.
-        points_xy: (N, 2) float64, pixels of the image after EXIF rotation, finite; may lie outside the image.
-        class_id: (N,) int64.
-        boxes_wh_px: (N, 2) float64 width and height of the head boxes, NaN where one is unknown; ``None`` without.
+        points_xy: (N, 2) float64, pixels of the image after EXIF rotation, finite; may lie outside the image. Crowd
+            regions come after all others.
+        class_id: (N,) int64, from 0.
+        boxes_wh_px: (N, 2) float64 width and height of the boxes, NaN where one is unknown; ``None`` without.
         attributes: What the source says about the whole image (scene, weather, …).
         point_flags: (N,) uint8, bits of :class:`~pipeline.datasets.flags.PointFlag` that only the source knows.
         pixels: (H, W, 3) uint8 where the reader renders; ``prepare`` saves them as PNG.
-        truth: (H, W) int32 label map where the source has masks: point k has value k + 1, 0 is background.
+        truth: Masks, where the source has them: a (H, W) int32 label map, in which point k has value k + 1 and 0 is
+            background; or a tuple of one window for each point, which may overlap, without pixels for an empty mask.
+        size_hw: Height and width that the annotation states, for ``prepare`` to compare with the image's; ``None``
+            where it states none.
         class_names: Names of the classes 0, 1, …, the same for all images of a data set; empty without.
+        class_source_ids: The source's own numbers of the classes 0, 1, …, for exports; empty where it has none.
         notes: Oddities that are no faults; ``prepare`` prints them.
     """
 
@@ -83,8 +95,10 @@ class RawImage:
     attributes: Mapping[str, str] = field(default_factory=dict)
     point_flags: NDArray[np.uint8] | None = None
     pixels: NDArray[np.uint8] | None = None
-    truth: NDArray[np.int32] | None = None
+    truth: NDArray[np.int32] | tuple[Window, ...] | None = None
+    size_hw: tuple[int, int] | None = None
     class_names: tuple[str, ...] = ()
+    class_source_ids: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -100,8 +114,23 @@ class RawImage:
         for name, (array, shape) in shapes.items():
             if array is not None and array.shape != shape:
                 raise ValueError(f"{self.image_id}: {name} must have shape {shape}, got {array.shape}")
-        if self.truth is not None and self.pixels is not None and self.truth.shape != self.pixels.shape[:2]:
-            raise ValueError(f"{self.image_id}: truth {self.truth.shape} must fit pixels {self.pixels.shape[:2]}")
+        if isinstance(self.truth, np.ndarray):
+            if self.pixels is not None and self.truth.shape != self.pixels.shape[:2]:
+                raise ValueError(f"{self.image_id}: truth {self.truth.shape} must fit pixels {self.pixels.shape[:2]}")
+        elif self.truth is not None and len(self.truth) != count:
+            raise ValueError(f"{self.image_id}: truth must have a mask for each point, {count}, not {len(self.truth)}")
+        if self.class_source_ids and len(self.class_source_ids) != len(self.class_names):
+            raise ValueError(f"{self.image_id}: class_source_ids must have one number for each of class_names")
+        if (np.diff(self.is_region.astype(np.int8)) < 0).any():
+            raise ValueError(f"{self.image_id}: crowd regions must come after all other points")
+
+    @property
+    def is_region(self) -> NDArray[np.bool_]:
+        """(N,) bool: which points stand for a crowd region."""
+        if self.point_flags is None:
+            return np.zeros(len(self.points_xy), np.bool_)
+        found: NDArray[np.bool_] = (self.point_flags & np.uint8(PointFlag.REGION)) > 0
+        return found
 
 
 class DatasetReader(Protocol):

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 class PointFlag(IntFlag):
     """What ``prepare`` and the readers note about a point; the row itself always stays.
 
-    ``OUTSIDE`` and ``DUPLICATE`` are set by ``prepare``; the others come from readers whose source says so.
+    ``OUTSIDE`` and ``DUPLICATE`` are set by ``prepare``; the others come from readers whose source says so. ``REGION``
+    is a crowd or group that was outlined as one: no object, no point to train on, and neither right nor wrong to
+    detect. ``NO_MASK`` is an object whose source has masks, but none, or an empty one, for it.
     """
 
     OUTSIDE = 1
@@ -19,6 +21,8 @@ class PointFlag(IntFlag):
     FULLY_OCCLUDED = 8
     BLURRED = 16
     BAD_BOX = 32
+    REGION = 64
+    NO_MASK = 128
 
 
 def flag_names(value: int, kind: type[IntFlag]) -> str:

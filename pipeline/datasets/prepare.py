@@ -118,6 +118,7 @@ def prepare_dataset(
     broken = [Broken(entry.image_id, entry.split, entry.fault) for entry in entries if entry.fault]
     sound = [entry for entry in entries if not entry.fault]
     images: list[PreparedImage] = []
+    names: dict[tuple[str, ...], tuple[str, ...]] = {}
     with fresh_folder(out) as folder:
         rendered = folder / layout.RENDERED_FOLDER
         with ExitStack() as stack:
@@ -133,8 +134,11 @@ def prepare_dataset(
                 path = result.path
                 if path.is_relative_to(folder):
                     path = out / path.relative_to(folder)
-                # The masks stand in the store by now; the table needs the rest only.
-                images.append(dataclasses.replace(result, path=_relative(path, dataset_root), truth=None))
+                # The masks stand in the store by now; the table needs the rest only. All images share their names.
+                result = dataclasses.replace(result, path=_relative(path, dataset_root), truth=None)
+                images.append(
+                    dataclasses.replace(result, class_names=names.setdefault(result.class_names, result.class_names))
+                )
             _judge(broken, len(entries), max_broken_frac, raw)
         report = _report(reader, images, broken, has_truth=store is not None)
         _write(folder, reader, images, report, dataset_root)
@@ -258,14 +262,16 @@ def _write(
         rows = [(b.image_id, b.split, b.reason.replace(f"{dataset_root}/", "")) for b in report.broken]
         columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
         write_table(pa.Table.from_arrays(columns, schema=layout.BROKEN_SCHEMA), folder / layout.BROKEN_FILE)
-    class_names = sorted({image.class_names for image in images})
-    if len(class_names) != 1:
-        raise ValueError(f"{reader.name}: the reader gave different class names: {class_names}")
+    classes = sorted({(image.class_names, image.class_source_ids) for image in images})
+    if len(classes) != 1:
+        raise ValueError(f"{reader.name}: the reader gave different classes: {classes}")
+    class_names, class_source_ids = classes[0]
     source: dict[str, Any] = {
         "reader": reader.name,
         "reader_version": reader.version,
         "options": json.loads(json.dumps(_options(reader), default=str)),
-        "class_names": list(class_names[0]),
+        "class_names": list(class_names),
+        **({"class_source_ids": list(class_source_ids)} if class_source_ids else {}),
         "counts": {split: {"images": c.images, "points": c.points} for split, c in report.counts.items()},
         "flagged": dict(report.flagged),
         "broken": len(report.broken),

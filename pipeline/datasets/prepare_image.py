@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ class PreparedImage:
         flags: (N,) uint8 bits of :class:`PointFlag`.
         attributes: What the source says about the image.
         class_names: Names of the classes; empty without.
+        class_source_ids: The source's own numbers of the classes; empty without.
         notes: Oddities that are no faults.
         truth: True masks, one row per point, where the source has them.
     """
@@ -47,6 +49,7 @@ class PreparedImage:
     flags: NDArray[np.uint8]
     attributes: Mapping[str, str]
     class_names: tuple[str, ...]
+    class_source_ids: tuple[int, ...]
     notes: tuple[str, ...]
     truth: Instances | None
 
@@ -80,6 +83,8 @@ def prepare_image(reader: DatasetReader, rendered: Path, entry: RawEntry) -> Pre
         path.write_bytes(data)
     if path is None:
         raise ValueError(f"{reader.name}: the reader gave neither a path nor pixels for {entry.image_id}")
+    if raw.size_hw is not None and raw.size_hw != size_hw:
+        raise PipelineError(_other_size(path, entry.annotation_path, size_hw, raw.size_hw))
     if not np.isfinite(raw.points_xy).all():
         raise PipelineError(f"{entry.annotation_path or path}: holds points that are NaN or infinite; mend them")
     return PreparedImage(
@@ -94,6 +99,7 @@ def prepare_image(reader: DatasetReader, rendered: Path, entry: RawEntry) -> Pre
         flags=_flags(raw, size_hw),
         attributes=raw.attributes,
         class_names=raw.class_names,
+        class_source_ids=raw.class_source_ids,
         notes=raw.notes,
         truth=_truth(raw, size_hw),
     )
@@ -110,16 +116,39 @@ def _truth(raw: RawImage, size_hw: tuple[int, int]) -> Instances | None:
     """Encode the true masks; the radii are those of ``nnec`` with its defaults."""
     if raw.truth is None:
         return None
+    n, region = len(raw.points_xy), raw.is_region
+    # A region stands for no head: it neither has a circle nor bounds others'.
+    radius_px = np.full(n, np.nan)
+    radius_px[~region] = nnec_radii(raw.points_xy[~region], size_hw=size_hw).radius_px
+    if isinstance(raw.truth, np.ndarray):
+        filled = _labels_present(raw.truth, n)
+    else:
+        filled = np.array([window.mask.any() for window in raw.truth], np.bool_).reshape(n)
+    columns: dict[str, Any] = {
+        "point_id": np.arange(n),
+        "points_xy": raw.points_xy,
+        "radius_px": radius_px,
+        "class_id": raw.class_id,
+        "source": "truth",
+        "status": np.where(region, "ambiguous", np.where(filled, "ok", "empty")).tolist(),
+    }
+    if not isinstance(raw.truth, np.ndarray):
+        return Instances.from_windows(size_hw, raw.truth, **columns)
     if raw.truth.shape != size_hw:
         raise ValueError(f"{raw.image_id}: truth has shape {raw.truth.shape}, the image {size_hw}")
-    return Instances.from_label_map(
-        raw.truth,
-        point_id=np.arange(len(raw.points_xy)),
-        points_xy=raw.points_xy,
-        radius_px=nnec_radii(raw.points_xy, size_hw=size_hw).radius_px,
-        class_id=raw.class_id,
-        source="truth",
-        status=["ok" if present else "empty" for present in _labels_present(raw.truth, len(raw.points_xy))],
+    return Instances.from_label_map(raw.truth, **columns)
+
+
+def _other_size(path: Path, annotation: Path | None, size_hw: tuple[int, int], stated_hw: tuple[int, int]) -> str:
+    """Say that an image is not as large as its annotation states, and what is the likeliest cause."""
+    source = annotation if annotation is not None else "its annotation"
+    if stated_hw == size_hw[::-1]:
+        remedy = "its EXIF data turn it by a quarter: remove them, or annotate the image as it is shown"
+    else:
+        remedy = "get the image or the annotation again, so that they are of one copy"
+    return (
+        f"{path}: is {size_hw[1]} × {size_hw[0]} pixels (width × height), {source} says {stated_hw[1]} × "
+        f"{stated_hw[0]}; {remedy}"
     )
 
 

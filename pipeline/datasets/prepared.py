@@ -21,6 +21,8 @@ SOURCE_FILE = "source.json"
 BROKEN_FILE = "broken.parquet"
 TRUTH_FOLDER = "truth"
 RENDERED_FOLDER = "images"
+REGION = "region"
+"""Name of the flag :class:`~pipeline.datasets.flags.PointFlag` of crowd regions."""
 MADE_BY = "python -m stages.prepare"
 
 IMAGES_SCHEMA = pa.schema(
@@ -49,7 +51,8 @@ POINTS_SCHEMA = pa.schema(
         ("flags", pa.dictionary(pa.int32(), pa.string())),
     ]
 )
-"""Sorted by (image_id, point_id); ``point_id`` is the row of the point in its raw annotation, from 0."""
+"""Sorted by (image_id, point_id); ``point_id`` is the row of the point in its raw annotation, from 0, where crowd
+regions are counted after all others."""
 
 BROKEN_SCHEMA = pa.schema([("image_id", pa.string()), ("split", pa.string()), ("reason", pa.string())])
 
@@ -64,8 +67,9 @@ class ImageRow:
         split: ``train``, ``val``, ``test`` or ``hidden``.
         size_hw: Height and width in pixels after EXIF rotation.
         digest: SHA-256 of the file, in hex.
-        n_points: Number of annotated points; 0 in the split ``hidden``.
+        n_points: Number of annotated points, crowd regions left out; 0 in the split ``hidden``.
         attributes: What the source says about the image.
+        n_regions: Number of crowd regions, whose rows follow those of the points in ``points.parquet``.
     """
 
     image_id: str
@@ -75,6 +79,7 @@ class ImageRow:
     digest: str
     n_points: int
     attributes: Mapping[str, str] = field(default_factory=dict)
+    n_regions: int = 0
 
 
 @dataclass(frozen=True)
@@ -114,11 +119,12 @@ class Prepared:
         self.images = list(images)
         self.source = source
         self._row_of = {row.image_id: index for index, row in enumerate(self.images)}
-        self._offsets = np.concatenate([[0], np.cumsum([row.n_points for row in self.images], dtype=np.int64)])
+        counts = [row.n_points + row.n_regions for row in self.images]
+        self._offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
     @classmethod
     def open(cls, folder: Path) -> "Prepared":
-        """Open a ``prepared`` folder; reads the list of images only.
+        """Open a ``prepared`` folder; reads the list of images only, and of points where any is a crowd region.
 
         Raises:
             PipelineError: If ``prepare`` has not run, or its files are not what this version writes.
@@ -129,6 +135,7 @@ class Prepared:
             source: dict[str, Any] = json.loads(source_path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise PipelineError(f"{source_path}: cannot be read ({error}); run {MADE_BY} again") from error
+        n_regions = _regions_per_image(folder, table, source)
         rows = [
             ImageRow(
                 image_id=row["image_id"],
@@ -136,10 +143,11 @@ class Prepared:
                 split=row["split"],
                 size_hw=(row["height_px"], row["width_px"]),
                 digest=row["digest"],
-                n_points=row["n_points"],
+                n_points=row["n_points"] - regions,
                 attributes=json.loads(row["attributes"]),
+                n_regions=regions,
             )
-            for row in table.to_pylist()
+            for row, regions in zip(table.to_pylist(), n_regions, strict=True)
         ]
         return cls(folder, rows, source)
 
@@ -147,6 +155,11 @@ class Prepared:
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes 0, 1, …; empty where the source does not name them."""
         return tuple(self.source.get("class_names", ()))
+
+    @property
+    def class_source_ids(self) -> tuple[int, ...]:
+        """The source's own numbers of the classes 0, 1, …, for exports; empty where it has none."""
+        return tuple(self.source.get("class_source_ids", ()))
 
     def of_split(self, split: str) -> list[ImageRow]:
         """Images of one split, sorted by id."""
@@ -160,14 +173,19 @@ class Prepared:
         """
         return self.images[self._index(image_id)]
 
-    def points(self, image_id: str) -> Points:
+    def points(self, image_id: str, *, regions: bool = False) -> Points:
         """Return one image's points, in the order of their ids.
+
+        Args:
+            image_id: The image.
+            regions: Whether crowd regions, which are no objects, come too, after the points.
 
         Raises:
             PipelineError: If the data set has no such image.
         """
         index = self._index(image_id)
-        rows = slice(int(self._offsets[index]), int(self._offsets[index + 1]))
+        row, start = self.images[index], int(self._offsets[index])
+        rows = slice(start, start + row.n_points + (row.n_regions if regions else 0))
         columns = self._columns
         boxes_wh_px = columns.boxes_wh_px[rows]
         return Points(
@@ -180,7 +198,7 @@ class Prepared:
 
     @cached_property
     def truth(self) -> MaskStore | None:
-        """The true masks, one row per point, where the source has them."""
+        """The true masks, one row per point and crowd region, where the source has them."""
         path = self.folder / TRUTH_FOLDER
         return MaskStore.open(path) if path.is_dir() else None
 
@@ -221,6 +239,27 @@ class _PointColumns:
     boxes_wh_px: NDArray[np.float64]
     flag_code: NDArray[np.int32]
     flag_names: tuple[str, ...]
+
+
+def _regions_per_image(folder: Path, images: pa.Table, source: Mapping[str, Any]) -> list[int]:
+    """Count the crowd regions of each image; points are read only where ``source.json`` tells of any."""
+    if not source.get("flagged", {}).get(REGION):
+        return [0] * images.num_rows
+    flags = _read_table(folder / POINTS_FILE, POINTS_SCHEMA)["flags"].unify_dictionaries()
+    is_region = np.zeros(0, np.int64)
+    if flags.num_chunks:
+        column = flags.combine_chunks()
+        named = np.array([REGION in name.split("|") for name in column.dictionary.to_pylist()], np.int64)
+        is_region = named[column.indices.to_numpy(zero_copy_only=False)]
+    ends = np.cumsum(images["n_points"].to_numpy())
+    before = np.concatenate([[0], np.cumsum(is_region)])
+    if len(ends) and ends[-1] != len(is_region):
+        raise PipelineError(
+            f"{folder / POINTS_FILE}: expected {ends[-1]} points as counted in {IMAGES_FILE}, got {len(is_region)}; "
+            f"run {MADE_BY} again"
+        )
+    counts: list[int] = np.diff(before[np.concatenate([[0], ends])]).tolist()
+    return counts
 
 
 def _read_table(path: Path, schema: pa.Schema) -> pa.Table:

@@ -6,6 +6,7 @@ import pytest
 from pipeline.annotators.truth import TruthAnnotator
 from pipeline.errors import PipelineError
 from pipeline.masks.instances import Instances
+from pipeline.masks.rle import Window
 from pipeline.masks.schema import Provenance
 from pipeline.masks.store import MaskStore
 from tests.annotators.fake_model import circle_masks, full_masks, mark
@@ -48,3 +49,22 @@ def test_masks_of_other_points_are_refused(tmp_path: Path, size_hw, count) -> No
 def test_without_true_masks_there_is_one_message() -> None:
     with pytest.raises(PipelineError, match="annotate.method: truth needs true masks"):
         TruthAnnotator(None)
+
+
+def test_masks_that_overlap_stay_whole_and_regions_are_no_points(tmp_path: Path) -> None:
+    first, second = np.zeros((40, 40), np.bool_), np.zeros((40, 40), np.bool_)
+    first[5:25, 5:25], second[10:30, 10:30] = True, True
+    instances = Instances.from_windows(
+        (40, 40),
+        [Window(first, 0, 0), Window(second, 0, 0), Window(np.ones((40, 40), np.bool_), 0, 0)],
+        point_id=np.arange(3),
+        points_xy=np.array([[12.0, 12.0], [22.0, 22.0], [20.0, 20.0]]),
+        radius_px=[9.0, 9.0, np.nan],
+        source="truth",
+        status=["ok", "ok", "ambiguous"],
+    )
+    with MaskStore.create(tmp_path / "truth", Provenance("truth", 1, {}, None)) as writer:
+        writer.add("one", instances)
+    marked = mark([[12.0, 12.0], [22.0, 22.0]], (40, 40), radius_px=[9.0, 9.0])
+    found = TruthAnnotator(MaskStore.open(tmp_path / "truth")).annotate(marked)
+    np.testing.assert_array_equal(full_masks(found), np.stack([first, second]) & circle_masks(marked))

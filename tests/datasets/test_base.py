@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from pipeline.datasets.base import READERS, RawImage, get_reader
+from pipeline.datasets.flags import PointFlag
 from pipeline.errors import PipelineError
+from pipeline.masks.rle import Window
 
 
 @pytest.mark.parametrize("name", sorted(READERS))
@@ -22,7 +24,7 @@ def test_options_reach_the_reader() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "match"),
     [
-        ("shc", {}, "unknown reader 'shc'; expected one of folder, jhu"),
+        ("shc", {}, "unknown reader 'shc'; expected one of bdd100k, cityscapes, coco, folder, jhu"),
         ("shb", {"part": "A"}, "reader 'shb' has no option part; it takes none"),
         ("folder", {"testfrac": 1}, "no option testfrac; it takes table, test_frac, unlisted"),
         ("folder", {"test_frac": 1.5}, "test_frac must be at least 0 and below 1, got 1.5"),
@@ -42,6 +44,9 @@ def test_wrong_sources_are_explained(name: str, options: dict[str, object], matc
         ({"boxes_wh_px": np.zeros((2, 2))}, "boxes_wh_px must have shape"),
         ({"point_flags": np.zeros(4, np.uint8)}, "point_flags must have shape"),
         ({"pixels": np.zeros((4, 5, 3), np.uint8), "truth": np.zeros((5, 4), np.int32)}, "must fit pixels"),
+        ({"truth": (Window(np.ones((1, 1), np.bool_), 0, 0),)}, "truth must have a mask for each point"),
+        ({"point_flags": np.array([0, PointFlag.REGION, 0], np.uint8)}, "crowd regions must come after"),
+        ({"class_names": ("a", "b"), "class_source_ids": (1,)}, "one number for each of class_names"),
     ],
 )
 def test_a_readers_mistake_is_refused(change: dict[str, object], match: str) -> None:
