@@ -10,10 +10,13 @@ from scipy import ndimage
 
 from pipeline.masks.rle import EncodedWindow, Window, empty_rle, encode_window, rle_to_window, rles_to_label_map
 
-STATUSES = frozenset({"ok", "fallback", "empty", "ambiguous"})
-"""What became of a point: a mask, a stand-in for one, none, or one that is not to be trusted."""
+STATUSES = frozenset({"ok", "fallback", "empty", "ambiguous", "small", "duplicate", "collision"})
+"""What became of a point: a mask, a stand-in for one, none, or one that is not to be trusted: for no reason given, for
+its size, since another row has nearly the same mask, or since another point had its place in the network's grid."""
 SCORE_COLUMNS = ("score", "pred_iou", "stability", "leak_frac", "clipped_frac", "class_score", "mask_quality")
 """Optional float columns, NaN where a method has none."""
+OPTIONAL_COLUMNS = ("nms_decay", "class_probs", "prob_q8")
+"""Columns that a store has only where a method gives them; None where no row of the image has a value."""
 
 Floats = npt.NDArray[np.float32] | Sequence[float] | npt.NDArray[np.float64]
 
@@ -44,6 +47,9 @@ class Instances:
         source: (N,) str, what made the mask: head, superpixel, box, fallback, truth, energy, …
         status: (N,) str, one of :data:`STATUSES`.
         round: (N,) int32, which round of pseudo-labelling; 0 is the first.
+        nms_decay: (N,) float32, factor by which matrix NMS lowered the score, 0 to 1; NaN where it does not say.
+        class_probs: (N, C) float32, the network's probability of each class, 0 to 1; NaN where it does not say.
+        prob_q8: N soft masks as :func:`~pipeline.masks.soft.encode_soft` gives them, None for a row without.
 
     Raises:
         ValueError: If lengths or shapes differ, a box leaves the image, a point_id repeats or a status is unknown.
@@ -67,6 +73,9 @@ class Instances:
     source: npt.NDArray[np.str_]
     status: npt.NDArray[np.str_]
     round: npt.NDArray[np.int32]
+    nms_decay: npt.NDArray[np.float32] | None = None
+    class_probs: npt.NDArray[np.float32] | None = None
+    prob_q8: list[bytes | None] | None = None
 
     def __post_init__(self) -> None:
         """Bring every column to its type and refuse what does not fit together."""
@@ -83,6 +92,8 @@ class Instances:
             if column.shape != (n, *tail):
                 raise ValueError(f"{name}: expected shape {(n, *tail)} as there are {n} masks, got {column.shape}")
             object.__setattr__(self, name, column)
+        for name in OPTIONAL_COLUMNS:
+            object.__setattr__(self, name, _optional_column(name, getattr(self, name), n))
         self._check_values()
 
     def _check_values(self) -> None:
@@ -108,6 +119,10 @@ class Instances:
         rows = np.arange(len(self))[key]
         rows = rows.reshape(1) if rows.ndim == 0 else rows
         columns = {name: getattr(self, name)[rows] for name in _COLUMN_TYPES}
+        for name in ("nms_decay", "class_probs"):
+            column = getattr(self, name)
+            columns[name] = None if column is None else column[rows]
+        columns["prob_q8"] = None if self.prob_q8 is None else [self.prob_q8[row] for row in rows.tolist()]
         return Instances(size_hw=self.size_hw, rle=[self.rle[row] for row in rows.tolist()], **columns)
 
     def equals(self, other: "Instances") -> bool:
@@ -115,6 +130,9 @@ class Instances:
         return (
             self.size_hw == other.size_hw
             and self.rle == other.rle
+            and self.prob_q8 == other.prob_q8
+            and _same_floats(self.nms_decay, other.nms_decay)
+            and _same_floats(self.class_probs, other.class_probs)
             and all(
                 np.array_equal(getattr(self, name), getattr(other, name), equal_nan=np.dtype(dtype).kind == "f")
                 for name, (dtype, _) in _COLUMN_TYPES.items()
@@ -157,6 +175,9 @@ class Instances:
         source: Sequence[str] | str,
         status: Sequence[str] | str,
         round: int | npt.ArrayLike = 0,  # noqa: A002 - the column's name
+        nms_decay: npt.ArrayLike | None = None,
+        class_probs: npt.ArrayLike | None = None,
+        prob_q8: Sequence[bytes | None] | None = None,
     ) -> Self:
         """Encode one mask per row, each given in a window inside the image.
 
@@ -177,6 +198,9 @@ class Instances:
             source: One for each row, or one for all.
             status: One for each row, or one for all.
             round: One for each row, or one for all.
+            nms_decay: (N,).
+            class_probs: (N, C).
+            prob_q8: One for each row.
 
         Raises:
             ValueError: If a window leaves the image or the columns do not fit together.
@@ -186,6 +210,7 @@ class Instances:
             size_hw, encoded, point_id=point_id, points_xy=points_xy, radius_px=radius_px, class_id=class_id,
             score=score, pred_iou=pred_iou, stability=stability, leak_frac=leak_frac, clipped_frac=clipped_frac,
             class_score=class_score, mask_quality=mask_quality, source=source, status=status, round=round,
+            nms_decay=nms_decay, class_probs=class_probs, prob_q8=prob_q8,
         )  # fmt: skip
 
     @classmethod
@@ -225,7 +250,9 @@ class Instances:
         **columns: Any,
     ) -> Self:
         n = len(encoded)
-        scores = {name: columns.pop(name, None) for name in SCORE_COLUMNS}
+        for name in SCORE_COLUMNS:
+            if columns.get(name) is None:
+                columns[name] = np.full(n, np.nan)
         return cls(
             size_hw=size_hw,
             rle=[item.rle for item in encoded],
@@ -235,7 +262,6 @@ class Instances:
             source=np.full(n, source) if isinstance(source, str) else source,  # type: ignore[arg-type]
             status=np.full(n, status) if isinstance(status, str) else status,  # type: ignore[arg-type]
             round=np.full(n, round) if np.ndim(round) == 0 else round,  # type: ignore[arg-type]
-            **{name: np.full(n, np.nan) if value is None else value for name, value in scores.items()},
             **columns,
         )
 
@@ -252,4 +278,29 @@ _COLUMN_TYPES: dict[str, tuple[Any, tuple[int, ...]]] = {
     "status": (np.str_, ()),
     "round": (np.int32, ()),
 }
-assert {"size_hw", "rle", *_COLUMN_TYPES} == {field.name for field in fields(Instances)}
+assert {"size_hw", "rle", *_COLUMN_TYPES, *OPTIONAL_COLUMNS} == {field.name for field in fields(Instances)}
+
+
+def _optional_column(name: str, column: Any, n: int) -> Any:
+    """Bring an optional column to its type; one without any value is None."""
+    if column is None:
+        return None
+    if name == "prob_q8":
+        blobs = list(column)
+        if len(blobs) != n:
+            raise ValueError(f"prob_q8: expected {n} values as there are {n} masks, got {len(blobs)}")
+        return blobs if any(blob is not None for blob in blobs) else None
+    values = np.asarray(column, dtype=np.float32)
+    if values.size == 0 and n == 0:
+        return None
+    expected = 1 if name == "nms_decay" else 2
+    if values.ndim != expected or len(values) != n:
+        shape = f"({n},)" if expected == 1 else f"({n}, C)"
+        raise ValueError(f"{name}: expected shape {shape} as there are {n} masks, got {values.shape}")
+    return None if np.isnan(values).all() else values
+
+
+def _same_floats(one: npt.NDArray[np.float32] | None, other: npt.NDArray[np.float32] | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return np.array_equal(one, other, equal_nan=True)

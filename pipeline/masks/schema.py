@@ -1,7 +1,7 @@
 """The Parquet form of a mask store: its columns, its metadata and the conversion of rows to and from Instances."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import PipelineError
-from pipeline.masks.instances import SCORE_COLUMNS, Instances
+from pipeline.masks.instances import OPTIONAL_COLUMNS, SCORE_COLUMNS, Instances
 
 SCHEMA_VERSION = 1
 _VERSION_KEY = b"mask_store.schema_version"
@@ -37,6 +37,14 @@ ROW_SCHEMA = pa.schema(
     ]
 )
 """One row per instance; null stands for NaN. Masks are COCO compressed counts of the full frame, column-major."""
+
+OPTIONAL_FIELDS = {
+    "nms_decay": pa.field("nms_decay", pa.float32()),
+    "class_probs": pa.field("class_probs", pa.list_(pa.float32())),
+    "prob_q8": pa.field("prob_q8", pa.binary()),
+}
+"""Columns that follow in a store of a method that gives them, and in no other; null where a row has no value."""
+assert tuple(OPTIONAL_FIELDS) == OPTIONAL_COLUMNS
 
 IMAGES_SCHEMA = pa.schema(
     [
@@ -102,8 +110,27 @@ def metadata_to_provenance(metadata: Mapping[bytes, bytes] | None, path: Path) -
         raise PipelineError(f"{path}: its provenance cannot be read ({error}); make the store again") from error
 
 
-def instances_to_batch(image_id: str, instances: Instances) -> pa.RecordBatch:
-    """Turn the instances of one image into rows, sorted by point_id."""
+def row_schema(optional: Collection[str] = ()) -> pa.Schema:
+    """Give the schema of rows with some of the optional columns, in canonical order."""
+    fields = [field for name, field in OPTIONAL_FIELDS.items() if name in optional]
+    return pa.schema([*ROW_SCHEMA, *fields])
+
+
+def present_columns(instances: Instances) -> set[str]:
+    """Name the optional columns that have a value."""
+    return {name for name in OPTIONAL_COLUMNS if getattr(instances, name) is not None}
+
+
+def instances_to_batch(
+    image_id: str, instances: Instances, *, optional: Collection[str] | None = None
+) -> pa.RecordBatch:
+    """Turn the instances of one image into rows, sorted by point_id.
+
+    Args:
+        image_id: Their image.
+        instances: Its instances.
+        optional: Optional columns to write, null where there are none; those that have a value when None.
+    """
     n = len(instances)
     order = np.argsort(instances.point_id, kind="stable")
     if not np.array_equal(order, np.arange(n)):
@@ -126,7 +153,24 @@ def instances_to_batch(image_id: str, instances: Instances) -> pa.RecordBatch:
         columns[name] = pa.array(getattr(instances, name))
     for name in ("source", "status"):
         columns[name] = pa.array(getattr(instances, name).tolist(), pa.string())
-    return pa.record_batch([columns[name] for name in ROW_SCHEMA.names], schema=ROW_SCHEMA)
+    schema = row_schema(present_columns(instances) if optional is None else optional)
+    for name in schema.names[len(ROW_SCHEMA) :]:
+        columns[name] = _optional_array(instances, name)
+    return pa.record_batch([columns[name] for name in schema.names], schema=schema)
+
+
+def _optional_array(instances: Instances, name: str) -> pa.Array:
+    kind = OPTIONAL_FIELDS[name].type
+    column = getattr(instances, name)
+    if column is None:
+        return pa.nulls(len(instances), kind)
+    if name != "class_probs":
+        return pa.array(column, kind, from_pandas=name == "nms_decay")
+    known = ~np.isnan(column).all(axis=1)
+    ends = np.concatenate([[0], np.cumsum(known)]) * column.shape[1]
+    # A list that begins at null is null; the offsets of the others bound their values.
+    offsets = pa.array(ends.astype(np.int32), mask=np.append(~known, False))
+    return pa.ListArray.from_arrays(offsets, pa.array(column[known].ravel(), from_pandas=True), type=kind)
 
 
 def table_to_instances(table: pa.Table, size_hw: tuple[int, int]) -> Instances:
@@ -147,14 +191,31 @@ def table_to_instances(table: pa.Table, size_hw: tuple[int, int]) -> Instances:
         source=np.array(table.column("source").to_pylist(), dtype=np.str_),
         status=np.array(table.column("status").to_pylist(), dtype=np.str_),
         **{name: numbers(name) for name in ("point_id", "class_id", "radius_px", "area_px", "round", *SCORE_COLUMNS)},
+        **{name: _optional_values(table, name) for name in OPTIONAL_COLUMNS if name in table.column_names},
     )
+
+
+def _optional_values(table: pa.Table, name: str) -> Any:
+    column = table.column(name)
+    if column.null_count == len(column):
+        return None
+    if name == "prob_q8":
+        return column.to_pylist()
+    if name == "nms_decay":
+        return column.to_numpy()
+    known = column.is_valid().to_numpy()
+    values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(int(known.sum()), -1)
+    rows = np.full((len(known), values.shape[1]), np.nan, dtype=np.float32)
+    rows[known] = values
+    return rows
 
 
 def instances_to_bytes(instances: Instances) -> bytes:
     """Write the rows of one image as an Arrow stream, for :func:`instances_from_bytes`."""
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, ROW_SCHEMA, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
-        writer.write_batch(instances_to_batch("", instances))
+    batch = instances_to_batch("", instances)
+    with pa.ipc.new_stream(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_batch(batch)
     data: bytes = sink.getvalue().to_pybytes()
     return data
 

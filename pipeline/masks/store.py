@@ -1,6 +1,7 @@
 """A mask store: the instances of many images in a few Parquet files, with access to any one image.
 
-Rows stand sorted by (image_id, point_id). A row group holds whole images, so one image is one read of one group.
+Rows stand sorted by (image_id, point_id). A row group holds whole images, so one image is one read of one group. The
+optional columns are there if any image has a value for them.
 """
 
 import contextlib
@@ -18,11 +19,13 @@ from pipeline.masks.instances import Instances
 from pipeline.masks.schema import (
     DICTIONARY_COLUMNS,
     IMAGES_SCHEMA,
-    ROW_SCHEMA,
+    OPTIONAL_FIELDS,
     Provenance,
     instances_to_batch,
     metadata_to_provenance,
+    present_columns,
     provenance_to_metadata,
+    row_schema,
     table_to_instances,
 )
 
@@ -143,13 +146,19 @@ class MaskStore:
             ) from error
 
     def read_columns(self, columns: Sequence[str]) -> pa.Table:
-        """Read some columns of all rows, in the store's order."""
-        tables = []
+        """Read some columns of all rows, in the store's order; an optional column that the store lacks is all null."""
+        schema = row_schema(OPTIONAL_FIELDS)
+        schema = pa.schema([schema.field(name) for name in columns])
+        tables = [schema.empty_table()]
         for file_path in self.files:
             with _clear_read_errors(file_path), pq.ParquetFile(file_path) as file:
-                tables.append(file.read(columns=list(columns), use_threads=False).replace_schema_metadata(None))
-        fields = [ROW_SCHEMA.field(name) for name in columns]
-        return pa.concat_tables([pa.schema(fields).empty_table(), *(table.select(columns) for table in tables)])
+                there = [name for name in columns if name in file.schema_arrow.names]
+                table = file.read(columns=there, use_threads=False).replace_schema_metadata(None)
+            for name in columns:
+                if name not in there:
+                    table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
+            tables.append(table.select(columns).cast(schema))
+        return pa.concat_tables(tables)
 
     def _row(self, image_id: str) -> int:
         try:
@@ -186,8 +195,9 @@ class MaskStoreWriter:
         self._folder = folder
         self._metadata = provenance_to_metadata(provenance)
         self._sizes_hw: dict[str, tuple[int, int]] = {}
+        self._optional: set[str] = set()
         self._spill = pa.OSFile(str(folder / _SPILL_FILE), "wb")
-        self._batches = pa.ipc.new_file(self._spill, ROW_SCHEMA)
+        self._batches = pa.ipc.new_file(self._spill, row_schema(OPTIONAL_FIELDS))
 
     def add(self, image_id: str, instances: Instances) -> None:
         """Add one image with its instances, of which there may be none.
@@ -198,7 +208,8 @@ class MaskStoreWriter:
         if image_id in self._sizes_hw:
             raise ValueError(f"image_id: {image_id!r} was added twice")
         self._sizes_hw[image_id] = instances.size_hw
-        self._batches.write_batch(instances_to_batch(image_id, instances))
+        self._optional |= present_columns(instances)
+        self._batches.write_batch(instances_to_batch(image_id, instances, optional=OPTIONAL_FIELDS))
 
     def abandon(self) -> None:
         """Close what is open, before the folder is removed."""
@@ -209,11 +220,12 @@ class MaskStoreWriter:
         """Lay all rows out in canonical order and write the index."""
         self.abandon()
         numbers = {image_id: i for i, image_id in enumerate(self._sizes_hw)}
-        layout = _Layout(self._folder, ROW_SCHEMA.with_metadata(self._metadata))
+        schema = row_schema(self._optional)
+        layout = _Layout(self._folder, schema.with_metadata(self._metadata))
         with pa.memory_map(str(self._folder / _SPILL_FILE)) as source:
             batches = pa.ipc.open_file(source)
             for image_id in sorted(numbers):
-                layout.add(batches.get_batch(numbers[image_id]))
+                layout.add(batches.get_batch(numbers[image_id]).select(schema.names))
             layout.close()
             del batches
         (self._folder / _SPILL_FILE).unlink()

@@ -153,7 +153,7 @@ class Fuse(nn.Module):
         width: Channels of the result.
     """
 
-    def __init__(self, in_channels: tuple[int, int], width: int) -> None:
+    def __init__(self, in_channels: tuple[int, ...], width: int) -> None:
         super().__init__()
         self.fine = nn.Conv2d(in_channels[0], width, 1)
         self.coarse = nn.Conv2d(in_channels[1], width, 1)
