@@ -22,8 +22,7 @@ from pipeline.training.checkpoint import ResumeFile
 from pipeline.training.choice import Choice, Chosen
 from pipeline.training.crops import made_ahead
 from pipeline.training.mean_teacher import MeanTeacher
-from pipeline.training.options import LoopOptions
-from pipeline.training.phases import B, Phase, rate_share
+from pipeline.training.phases import B, LoopSettings, Phase, build_optimizer, rate_share
 from pipeline.training.ranks import mean_over_ranks, share_buffers
 
 
@@ -77,7 +76,7 @@ class Training(Generic[B]):
         net: nn.Module,
         phases: Sequence[Phase[B]],
         *,
-        options: LoopOptions,
+        options: LoopSettings,
         fabric: Fabric,
         evaluate: Callable[[nn.Module, str], dict[str, float]],
         error_name: str,
@@ -167,7 +166,7 @@ class Training(Generic[B]):
             for module in self._net.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
-        optimizer = torch.optim.Adam(groups, weight_decay=phase.options.weight_decay)
+        optimizer = build_optimizer(groups, phase.options)
         if optimizer_state is not None:
             optimizer.load_state_dict(optimizer_state)
         student, wrapped = self._fabric.setup(self._net, optimizer)

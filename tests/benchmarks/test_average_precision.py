@@ -16,7 +16,7 @@ def test_both_forms_find_the_same(tmp_path) -> None:
 def test_a_small_run_gives_its_rows() -> None:
     seconds, memory = one_core_rows(0.0004)
     assert seconds.work == memory.work == "2 images of 100 masks, 80 classes, one core"
-    assert seconds.reference == "COCO JSON in memory (2 images, extrapolated)"
+    assert seconds.reference == "COCO JSON in memory (1 images, extrapolated)"
     assert seconds.met is None
     assert memory.notes["extrapolated_mib"] == pytest.approx(memory.ours * 2500)
     assert memory.met == (memory.notes["extrapolated_mib"] <= 4096)

@@ -1,7 +1,12 @@
 import pytest
+import torch
+from torch import nn
 
 from pipeline.training.options import PhaseOptions
-from pipeline.training.phases import FINAL_RATE, name_by_step, rate_share
+from pipeline.training.phases import FINAL_RATE, build_optimizer, name_by_step, rate_share
+from pipeline.training.segment_options import SegmentPhaseOptions
+
+STEPS = SegmentPhaseOptions(steps=10, decay="steps", drop_at_frac=(0.5, 0.8), ramp_steps=0)
 
 
 @pytest.mark.parametrize(
@@ -12,6 +17,12 @@ from pipeline.training.phases import FINAL_RATE, name_by_step, rate_share
         (PhaseOptions(steps=10, decay="cosine", ramp_steps=0), 0, 1.0),
         (PhaseOptions(steps=10, decay="cosine", ramp_steps=0), 5, 0.505),
         (PhaseOptions(steps=10, decay="cosine", ramp_steps=0), 10, FINAL_RATE),
+        (SegmentPhaseOptions(steps=10, decay="cosine", ramp_steps=0), 5, 0.505),
+        (STEPS, 0, 1.0),
+        (STEPS, 4, 1.0),
+        (STEPS, 5, 0.1),
+        (STEPS, 8, 0.01),
+        (SegmentPhaseOptions(steps=10, decay="steps", drop_at_frac=(), ramp_steps=4), 1, 0.4),
     ],
 )
 def test_the_learning_rate_rises_and_falls(options, step, share):
@@ -20,3 +31,31 @@ def test_the_learning_rate_rises_and_falls(options, step, share):
 
 def test_a_batch_of_which_no_more_is_known_is_named_by_its_step():
     assert name_by_step(3) == "batch 3"
+
+
+def two_steps(options):
+    """Move a weight of 1 twice along a gradient of 1; the rate is 0.1."""
+    weight = nn.Parameter(torch.ones(()))
+    optimizer = build_optimizer([{"params": [weight], "lr": 0.1}], options)
+    places = []
+    for _ in range(2):
+        weight.grad = torch.ones(())
+        optimizer.step()
+        places.append(weight.item())
+    return type(optimizer), places
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "places"),
+    [
+        (SegmentPhaseOptions(momentum=0.0, weight_decay=0.0), torch.optim.SGD, [0.9, 0.8]),
+        (SegmentPhaseOptions(momentum=0.9, weight_decay=0.0), torch.optim.SGD, [0.9, 0.9 - 0.1 * 1.9]),
+        (SegmentPhaseOptions(momentum=0.0, weight_decay=1.0), torch.optim.SGD, [0.8, 0.8 - 0.1 * 1.8]),
+        (SegmentPhaseOptions(optimizer="adam", weight_decay=0.0), torch.optim.Adam, [0.9, 0.8]),
+        (PhaseOptions(weight_decay=0.0), torch.optim.Adam, [0.9, 0.8]),
+    ],
+)
+def test_the_optimiser_is_the_one_asked_for(options, kind, places):
+    made, went = two_steps(options)
+    assert made is kind
+    assert went == pytest.approx(places, abs=1e-6)
