@@ -4,8 +4,8 @@ from pipeline.compute.device import resolve_device
 from pipeline.masks.store import MaskStore
 from pipeline.training.checkpoint import MODEL_FILE
 from pipeline.training.crowd import train_student
-from pipeline.training.crowd_run import RunPlace
 from pipeline.training.ranks import Ranks
+from pipeline.training.run_place import RunPlace
 from stages.command import (
     DEFAULT_DATASET,
     DEFAULT_PARAMS,

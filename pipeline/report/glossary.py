@@ -58,6 +58,25 @@ _MEANINGS: dict[str, Meaning] = {
     "n_images": Meaning("Test images", "Number of images these figures are over.", ""),
     "n_heads": Meaning("Annotated heads", "In all test images.", ""),
     "n_predicted": Meaning("Predicted heads", "In all test images.", ""),
+    "ap": Meaning(
+        "AP",
+        "COCO's mask AP: precision averaged over recall, over IoU 0.50, 0.55 … 0.95 and over classes. Detections are "
+        "ranked by their score.",
+        "higher",
+    ),
+    "ap_50": Meaning("AP50", "The same where a mask counts as found from IoU 0.5 on.", "higher"),
+    "ap_75": Meaning("AP75", "The same where a mask counts as found from IoU 0.75 on.", "higher"),
+    "ar": Meaning(
+        "AR", "Share of the true instances that are found, averaged over the same IoUs and over classes.", "higher"
+    ),
+    "mean_iou": Meaning(
+        "Mean IoU per point",
+        "IoU of each point's mask with the point's true mask; a point without a mask is 0.",
+        "higher",
+    ),
+    "n_true_instances": Meaning("True instances", "In all test images, crowd regions left out.", ""),
+    "n_detections": Meaning("Detections", "In all test images.", ""),
+    "n_points": Meaning("Points", "True instances of the test images whose points were asked for.", ""),
 }
 _PATTERNS: tuple[tuple[str, Meaning], ...] = (
     (
@@ -84,6 +103,23 @@ _PATTERNS: tuple[tuple[str, Meaning], ...] = (
         Meaning("Mean IoU at IoU ≥ {percent} %", "Mean IoU of the matches that reach it ({against}).", "higher"),
     ),
     (
+        r"ap_(?P<size>small|medium|large)",
+        Meaning("AP, {size}", "AP of the true instances of that size: COCO's small ends at 32² pixels, large begins at "
+                "96², unless the evaluation sets other limits.", "higher"),
+    ),
+    (
+        r"ar_(?P<size>small|medium|large)",
+        Meaning("AR, {size}", "AR of the true instances of that size, with the limits of AP.", "higher"),
+    ),
+    (
+        r"ap_class_(?P<kind>.+)",
+        Meaning("AP of {kind}", "AP of one class, averaged over IoU 0.50, 0.55 … 0.95.", "higher"),
+    ),
+    (
+        r"mean_iou_class_(?P<kind>.+)",
+        Meaning("Mean IoU per point of {kind}", "The same for the points of one class.", "higher"),
+    ),
+    (
         r"(?P<error>mae|rmse|nae|bias)_calibrated",
         Meaning("{error}, calibrated", "{error} of the count with the threshold chosen on the held-out labelled images "
                 "instead of 0.", "lower"),
@@ -100,6 +136,12 @@ _PATTERNS: tuple[tuple[str, Meaning], ...] = (
     ),
 )  # fmt: skip
 
+_MARKS = {
+    "_given_points": (", given points", " The points of the test images were given as prompts: not comparable with "
+                      "figures without them."),
+    "_agnostic": (", classes not told apart", " A mask of the wrong class counts as found, too."),
+}  # fmt: skip
+"""Ends of a name that say how the figure was come by."""
 _RATES = {
     "f1": ("F1", "twice the pairs over all predicted and annotated points"),
     "precision": ("precision", "the share of the predicted points"),
@@ -110,6 +152,10 @@ _ERRORS = {"mae": "MAE", "rmse": "RMSE", "nae": "NAE", "bias": "Bias"}
 
 def meaning(name: str) -> Meaning:
     """Explain one figure; a name that is not known stands for itself."""
+    for mark, (more_title, more_text) in _MARKS.items():
+        found = meaning(name.removesuffix(mark)) if name.endswith(mark) else Meaning("", "", "")
+        if found.text:
+            return found._replace(title=found.title + more_title, text=found.text + more_text)
     if name in _MEANINGS:
         return _MEANINGS[name]
     for pattern, found in _PATTERNS:

@@ -14,12 +14,13 @@ from pipeline.models.crowd_net import CrowdNetOptions, build_crowd_net
 from pipeline.pseudo_labels.energy import EnergyOptions
 from pipeline.training.crowd_batches import CrowdBatch
 from pipeline.training.crowd_losses import CrowdLoss, PhaseLoss, constraint_loss, count_loss, mask_loss
-from pipeline.training.crowd_run import CrowdRun, RunPlace, digest_tables
+from pipeline.training.crowd_run import CrowdRun
 from pipeline.training.gate import check_gate
 from pipeline.training.inference import load_crowd_net
 from pipeline.training.options import PhaseOptions, RetrainOptions, StudentPhase, WarmupOptions
 from pipeline.training.phases import Phase
 from pipeline.training.ranks import is_first_rank
+from pipeline.training.run_place import RunPlace, digest_tables
 from pipeline.training.view_options import StrongViewOptions
 
 COUNTING_PATH = ("encoder", "fuse", "count_head")

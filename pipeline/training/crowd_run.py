@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import nn
 
-from pipeline.compute.files import digest_file, digest_json, fresh_folder, write_json
+from pipeline.compute.files import digest_json, fresh_folder, write_json
 from pipeline.compute.progress import JsonLines
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.splits import Splits
@@ -30,33 +30,13 @@ from pipeline.training.inference import KIND
 from pipeline.training.loop import Trained, Training
 from pipeline.training.options import PhaseOptions, RetrainOptions, WarmupOptions, result_options
 from pipeline.training.phases import Phase
-from pipeline.training.ranks import Ranks, launch
+from pipeline.training.ranks import launch
+from pipeline.training.run_place import FIGURES_FILE, RunPlace, digest_tables
 from pipeline.training.scenes import labeled_scenes, pseudo_labeled_scenes
 from pipeline.training.view_options import StrongViewOptions
 
 ALGORITHM_VERSION = 2
 """Raised by hand when the same inputs train other weights; unfinished trainings of another version start anew."""
-
-FIGURES_FILE = "metrics.json"
-
-
-@dataclass(frozen=True)
-class RunPlace:
-    """Where a training computes and writes.
-
-    Args:
-        out: Folder of the result; replaced when training ends, untouched before.
-        resume: Folder of the resumable state.
-        log: JSON lines.
-        device: Where to compute.
-        ranks: How many processes compute; the first one writes.
-    """
-
-    out: Path
-    resume: Path
-    log: Path
-    device: torch.device
-    ranks: Ranks = field(default_factory=Ranks)
 
 
 @dataclass(frozen=True)
@@ -216,8 +196,3 @@ class CrowdRun:
                 "data": digest_tables([self.prepared.folder, self.masks.path]),
             }
         )
-
-
-def digest_tables(folders: list[Path]) -> list[str]:
-    """Digest the Parquet files of folders."""
-    return [digest_file(path) for folder in folders for path in sorted(folder.glob("*.parquet"))]

@@ -23,8 +23,7 @@ from pipeline.training.choice import Choice, Chosen
 from pipeline.training.crops import made_ahead
 from pipeline.training.mean_teacher import MeanTeacher
 from pipeline.training.optimizers import build_optimizer
-from pipeline.training.options import LoopOptions
-from pipeline.training.phases import B, Phase, rate_share
+from pipeline.training.phases import B, LoopSettings, Phase, rate_share
 from pipeline.training.ranks import mean_over_ranks, share_buffers
 
 
@@ -78,7 +77,7 @@ class Training(Generic[B]):
         net: nn.Module,
         phases: Sequence[Phase[B]],
         *,
-        options: LoopOptions,
+        options: LoopSettings,
         fabric: Fabric,
         evaluate: Callable[[nn.Module, str], dict[str, float]],
         error_name: str,

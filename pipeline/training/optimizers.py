@@ -1,4 +1,4 @@
-"""Optimisers of the training loop: Adam as published, and Muon for networks that start from nothing."""
+"""Optimisers of the training loop: Adam and SGD as published, and Muon for networks that start from nothing."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.training.options import PhaseOptions
+from pipeline.training.phases import PhaseLength
 
 KERNEL_RATE = 15.0
 """Rate of Muon on kernels, as a multiple of the rate of Adam on all else."""
@@ -16,7 +16,7 @@ ORTHOGONALIZING = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration (Jordan et al. 2024)."""
 
 
-def build_optimizer(children: Mapping[str, nn.Module], options: PhaseOptions) -> torch.optim.Optimizer:
+def build_optimizer(children: Mapping[str, nn.Module], options: PhaseLength) -> torch.optim.Optimizer:
     """Build the optimiser of a phase.
 
     Args:
@@ -30,8 +30,11 @@ def build_optimizer(children: Mapping[str, nn.Module], options: PhaseOptions) ->
     for name, child in children.items():
         rate = options.encoder_learning_rate if name == "encoder" else options.learning_rate
         groups.append({"params": list(child.parameters()), "lr": rate, "full_lr": rate})
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=options.momentum, weight_decay=options.weight_decay)
     if options.optimizer == "muon":
         return AdamWithMuon(groups, weight_decay=options.weight_decay)
+    assert options.optimizer == "adam", options.optimizer
     return torch.optim.Adam(groups, weight_decay=options.weight_decay)
 
 

@@ -5,7 +5,7 @@ suit the synthetic demo on two CPU cores; the docstrings give the published sche
 """
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pipeline.pseudo_labels.energy import EnergyOptions
 from pipeline.training.bounds import require
@@ -72,6 +72,8 @@ class PhaseOptions:
     weight_decay: float = 1e-4
     decay: Literal["cosine", "constant"] = "cosine"
     ramp_steps: int = 10
+    momentum: ClassVar[float] = 0.0
+    drop_at_frac: ClassVar[tuple[float, ...]] = ()
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -305,7 +307,7 @@ class RetrainOptions:
         require("w_bg", self.w_bg, "at least 0", self.w_bg >= 0)
 
 
-def result_options(options: "WarmupOptions | PseudoLabelOptions | RetrainOptions") -> dict[str, Any]:
+def result_options(options: Any) -> dict[str, Any]:
     """Give an options dataclass as plain data, without what changes no result."""
     return {
         key: {name: each for name, each in value.items() if name not in RESULT_FREE_OPTIONS} if key == "loop" else value

@@ -1,4 +1,4 @@
-"""What a training is made of: its phases, each with a loss, a length and learning rates."""
+"""What a training is made of: its phases, each with a loss, a length, an optimiser and learning rates."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -7,13 +7,104 @@ from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor, nn
 
-from pipeline.training.options import PhaseOptions
+from pipeline.training.options import Precision
 
 B = TypeVar("B")
 B_contra = TypeVar("B_contra", contravariant=True)
 
 FINAL_RATE = 0.01
 """Share of the learning rate that is left at the end of a cosine decay."""
+
+DROP = 0.1
+"""What the learning rate is multiplied with where it drops."""
+
+
+class PhaseLength(Protocol):
+    """What the loop reads of a phase's options: those of the crowd trainings know Adam alone, others SGD too."""
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps."""
+
+    @property
+    def optimizer(self) -> str:
+        """``adam``, ``muon`` or ``sgd``."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of all but the network's child ``encoder``."""
+
+    @property
+    def encoder_learning_rate(self) -> float:
+        """Learning rate of the child ``encoder``."""
+
+    @property
+    def momentum(self) -> float:
+        """Momentum of SGD."""
+
+    @property
+    def weight_decay(self) -> float:
+        """L2 penalty."""
+
+    @property
+    def decay(self) -> str:
+        """``cosine``, ``steps`` or ``constant``."""
+
+    @property
+    def drop_at_frac(self) -> tuple[float, ...]:
+        """Shares of the phase after which ``steps`` lowers the rate."""
+
+    @property
+    def ramp_steps(self) -> int:
+        """Steps over which the rate rises from 0."""
+
+
+class LoopSettings(Protocol):
+    """What the loop reads of the options that all phases share; they say what each means."""
+
+    @property
+    def ema_decay(self) -> float:
+        """Share of the old average kept at each step."""
+
+    @property
+    def ema_buffers(self) -> bool:
+        """Whether buffers are averaged, too."""
+
+    @property
+    def clip_norm(self) -> float:
+        """Greatest norm of the gradient."""
+
+    @property
+    def evaluate_every(self) -> int:
+        """Steps between two looks at the held-out images."""
+
+    @property
+    def choose_from_frac(self) -> float:
+        """Share of a phase from which on looks compete."""
+
+    @property
+    def patience(self) -> int:
+        """Looks without a better one that end a phase; 0 for no end."""
+
+    @property
+    def frozen_norm(self) -> bool:
+        """Whether batch norm stands still."""
+
+    @property
+    def checkpoint_every(self) -> int:
+        """Steps between two resumable states."""
+
+    @property
+    def log_every(self) -> int:
+        """Steps between two points of the curves."""
+
+    @property
+    def precision(self) -> Precision:
+        """Precision of Fabric."""
+
+    @property
+    def load_workers(self) -> int:
+        """Threads that prepare batches."""
 
 
 class Loss(Protocol[B_contra]):
@@ -49,16 +140,18 @@ class Phase(Generic[B]):
     """
 
     name: str
-    options: PhaseOptions
+    options: PhaseLength
     trained: tuple[str, ...]
     make_batch: Callable[[int], B]
     loss: Loss[B]
     describe: Callable[[int], str] = name_by_step
 
 
-def rate_share(options: PhaseOptions, phase_step: int) -> float:
+def rate_share(options: PhaseLength, phase_step: int) -> float:
     """Give the share of the learning rate that holds at a step of a phase."""
     ramp = min(1.0, (phase_step + 1) / (options.ramp_steps + 1))
     if options.decay == "constant":
         return ramp
+    if options.decay == "steps":
+        return ramp * DROP ** sum(phase_step >= frac * options.steps for frac in options.drop_at_frac)
     return ramp * (FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * phase_step / options.steps)))

@@ -4,10 +4,8 @@ Training reads the truth of an image through :func:`labeled_scenes` alone, which
 unlabelled ones come through :func:`pseudo_labeled_scenes`, which has no way to their true points.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +14,7 @@ from pipeline.datasets.images import read_image_rgb
 from pipeline.datasets.prepared import Prepared
 from pipeline.errors import PipelineError
 from pipeline.masks.store import MaskStore
+from pipeline.training.kept import Kept
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,7 @@ class SceneSource:
 
     def __init__(self, image_ids: Sequence[str], read: Callable[[str], Scene], *, cache_mib: int) -> None:
         self.image_ids = tuple(image_ids)
-        self._read = read
-        self._room = cache_mib * 2**20
-        self._kept: OrderedDict[int, Scene] = OrderedDict()
-        self._lock = Lock()
+        self._scenes: Kept[int, Scene] = Kept(lambda position: read(self.image_ids[position]), cache_mib=cache_mib)
 
     def __len__(self) -> int:
         """Give the number of images."""
@@ -69,18 +65,7 @@ class SceneSource:
 
     def __getitem__(self, position: int) -> Scene:
         """Give the scene at a position."""
-        with self._lock:
-            if position in self._kept:
-                self._kept.move_to_end(position)
-                return self._kept[position]
-        scene = self._read(self.image_ids[position])
-        with self._lock:
-            if position not in self._kept:
-                self._kept[position] = scene
-                self._room -= scene.n_bytes
-            while self._room < 0:
-                self._room += self._kept.popitem(last=False)[1].n_bytes
-        return scene
+        return self._scenes[position]
 
 
 def labeled_scenes(prepared: Prepared, masks: MaskStore, image_ids: Sequence[str], *, cache_mib: int) -> SceneSource:

@@ -12,7 +12,6 @@ from pipeline.datasets.splits import Splits, split_images
 from pipeline.masks.store import MaskStore
 from pipeline.models.crowd_net import CrowdNetOptions
 from pipeline.training.crowd import train_student, train_teacher
-from pipeline.training.crowd_run import RunPlace
 from pipeline.training.options import (
     CropOptions,
     GateOptions,
@@ -24,6 +23,7 @@ from pipeline.training.options import (
     WarmupOptions,
 )
 from pipeline.training.pseudo_labels import write_pseudo_labels
+from pipeline.training.run_place import RunPlace
 from tests.training.blobs import write_blob_dataset
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.training.crowd_run import CrowdRun, digest_tables
+from pipeline.training.crowd_run import CrowdRun
 from pipeline.training.ranks import Ranks
 from pipeline.training.view_options import StrongViewOptions
 from tests.training.conftest import WARMUP
@@ -59,9 +59,3 @@ def test_a_batch_for_too_many_ranks_is_refused(blob_run):
     run = replace(make_run(blob_run), place=replace(blob_run.place("warmup"), ranks=Ranks(3)))
     with pytest.raises(PipelineError, match="crops.batch: 2 crops cannot be divided among 3 processes"):
         run.launch()
-
-
-def test_digests_follow_the_tables(blob_run, tmp_path):
-    assert digest_tables([blob_run.data / "prepared"]) == digest_tables([blob_run.data / "prepared"])
-    assert len(digest_tables([blob_run.data / "prepared"])) == 2
-    assert digest_tables([tmp_path]) == []

@@ -13,6 +13,7 @@ from pipeline.training.checkpoint import ResumeFile
 from pipeline.training.loop import Training
 from pipeline.training.options import LoopOptions, PhaseOptions
 from pipeline.training.phases import Phase
+from pipeline.training.segment_options import SegmentPhaseOptions
 
 CPU = torch.device("cpu")
 
@@ -43,6 +44,11 @@ PHASES = [
     Phase("both", PhaseOptions(steps=5, ramp_steps=1), ("encoder", "head"), make_batch, squared_error),
     Phase("none", PhaseOptions(steps=0), ("head",), make_batch, squared_error),
     Phase("head", PhaseOptions(steps=4, ramp_steps=0), ("head",), make_batch, squared_error),
+]
+SGD = SegmentPhaseOptions(steps=5, learning_rate=0.01, decay="steps", drop_at_frac=(0.5,), ramp_steps=1)
+SGD_PHASES = [
+    Phase("both", SGD, ("encoder", "head"), make_batch, squared_error),
+    Phase("head", replace(SGD, steps=4, optimizer="adam"), ("head",), make_batch, squared_error),
 ]
 OPTIONS = LoopOptions(evaluate_every=2, log_every=2, checkpoint_every=3, choose_from_frac=0.5)
 
@@ -82,9 +88,11 @@ def same(a, b):
         assert all(torch.equal(x.weights[name], y.weights[name]) for name in x.weights)
 
 
-@pytest.mark.parametrize("killed_at", range(1, 10))
-def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch, killed_at):
-    unbroken = make_training(tmp_path / "unbroken").run("train")
+@pytest.mark.parametrize(
+    ("killed_at", "phases"), [*((at, PHASES) for at in range(1, 10)), (5, SGD_PHASES), (8, SGD_PHASES)]
+)
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch, killed_at, phases):
+    unbroken = make_training(tmp_path / "unbroken", phases=phases).run("train")
 
     step = Training._step
     seen = []
@@ -98,10 +106,10 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(Training, "_step", step_or_die)
         with pytest.raises(KeyboardInterrupt):
-            make_training(tmp_path / "killed").run("train")
+            make_training(tmp_path / "killed", phases=phases).run("train")
     steps = []
     monkeypatch.setattr(Training, "_step", lambda self, *args: (steps.append(1), step(self, *args))[1])
-    same(make_training(tmp_path / "killed", append=True).run("train"), unbroken)
+    same(make_training(tmp_path / "killed", phases=phases, append=True).run("train"), unbroken)
     assert len(steps) == 9 - (killed_at - 1) // 3 * 3  # from the last state, saved after every third step
 
 

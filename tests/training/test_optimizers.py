@@ -1,6 +1,7 @@
 """The optimisers: the orthogonalised step against a plain singular value decomposition, groups, states."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 from pipeline.training.optimizers import KERNEL_DECAY, KERNEL_RATE, AdamWithMuon, build_optimizer, orthogonalize
 from pipeline.training.options import PhaseOptions
+from pipeline.training.segment_options import SegmentPhaseOptions
 
 
 @pytest.mark.parametrize("shape", [(16, 90), (90, 16), (24, 24)])
@@ -90,3 +92,33 @@ def test_groups_carry_their_full_rate():
         dict(net().items()), PhaseOptions(learning_rate=2.0, encoder_learning_rate=3.0)
     ).param_groups
     assert [group["full_lr"] for group in groups] == [3.0, 2.0]
+
+
+def two_steps(options):
+    """Move a weight of 1 twice along a gradient of 1; the rate is 0.1."""
+    weight = nn.Parameter(torch.ones(()))
+    part = nn.Module()
+    part.weight = weight
+    optimizer = build_optimizer({"head": part}, replace(options, learning_rate=0.1))
+    places = []
+    for _ in range(2):
+        weight.grad = torch.ones(())
+        optimizer.step()
+        places.append(weight.item())
+    return type(optimizer), places
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "places"),
+    [
+        (SegmentPhaseOptions(momentum=0.0, weight_decay=0.0), torch.optim.SGD, [0.9, 0.8]),
+        (SegmentPhaseOptions(momentum=0.9, weight_decay=0.0), torch.optim.SGD, [0.9, 0.9 - 0.1 * 1.9]),
+        (SegmentPhaseOptions(momentum=0.0, weight_decay=1.0), torch.optim.SGD, [0.8, 0.8 - 0.1 * 1.8]),
+        (SegmentPhaseOptions(optimizer="adam", weight_decay=0.0), torch.optim.Adam, [0.9, 0.8]),
+        (PhaseOptions(optimizer="adam", weight_decay=0.0), torch.optim.Adam, [0.9, 0.8]),
+    ],
+)
+def test_the_optimiser_is_the_one_asked_for(options, kind, places):
+    made, went = two_steps(options)
+    assert made is kind
+    assert went == pytest.approx(places, abs=1e-6)

@@ -2,6 +2,9 @@ import pytest
 
 from pipeline.training.options import PhaseOptions
 from pipeline.training.phases import FINAL_RATE, name_by_step, rate_share
+from pipeline.training.segment_options import SegmentPhaseOptions
+
+STEPS = SegmentPhaseOptions(steps=10, decay="steps", drop_at_frac=(0.5, 0.8), ramp_steps=0)
 
 
 @pytest.mark.parametrize(
@@ -12,6 +15,12 @@ from pipeline.training.phases import FINAL_RATE, name_by_step, rate_share
         (PhaseOptions(steps=10, decay="cosine", ramp_steps=0), 0, 1.0),
         (PhaseOptions(steps=10, decay="cosine", ramp_steps=0), 5, 0.505),
         (PhaseOptions(steps=10, decay="cosine", ramp_steps=0), 10, FINAL_RATE),
+        (SegmentPhaseOptions(steps=10, decay="cosine", ramp_steps=0), 5, 0.505),
+        (STEPS, 0, 1.0),
+        (STEPS, 4, 1.0),
+        (STEPS, 5, 0.1),
+        (STEPS, 8, 0.01),
+        (SegmentPhaseOptions(steps=10, decay="steps", drop_at_frac=(), ramp_steps=4), 1, 0.4),
     ],
 )
 def test_the_learning_rate_rises_and_falls(options, step, share):
