@@ -175,7 +175,7 @@ class WarmupOptions:
         labeled_colors: Changes of colour of the labelled crops. Published: none.
     """
 
-    count: PhaseOptions = field(default_factory=lambda: PhaseOptions(steps=1300))
+    count: PhaseOptions = field(default_factory=lambda: PhaseOptions(steps=900))
     mask: PhaseOptions = field(default_factory=lambda: PhaseOptions(steps=120))
     crops: CropOptions = field(default_factory=lambda: CropOptions(batch=3))
     loop: LoopOptions = field(default_factory=lambda: LoopOptions(evaluate_every=100))
@@ -246,11 +246,11 @@ class UnlabeledOptions:
     """
 
     phases: tuple[StudentPhase, ...] = ("count", "mask", "constraint")
-    weight_max: float = 0.25
+    weight_max: float = 1.0
     weight_start: float = 0.1
     ramp_steps: int = 100
     delay_steps: int = 0
-    point_prob: float = 0.7
+    point_prob: float = 0.5
     strong: StrongViewOptions = field(default_factory=StrongViewOptions)
 
     def __post_init__(self) -> None:
@@ -284,7 +284,7 @@ class RetrainOptions:
 
     teacher: Literal["stored", "ema"] = "stored"
     count: PhaseOptions = field(
-        default_factory=lambda: PhaseOptions(steps=300, learning_rate=3e-4, encoder_learning_rate=3e-4)
+        default_factory=lambda: PhaseOptions(steps=250, learning_rate=3e-4, encoder_learning_rate=3e-4)
     )
     mask: PhaseOptions = field(default_factory=lambda: PhaseOptions(steps=100))
     constraint: PhaseOptions = field(
