@@ -242,6 +242,9 @@ class UnlabeledOptions:
         ramp_steps: Steps of a phase over which w rises by ``weight_max``. Published: 200 epochs (0.01 an epoch).
         delay_steps: Steps of phases 1 and 2 before the branch joins. Published: 50 epochs.
         point_prob: Least probability of a pseudo point that point-to-region takes for a head. Published: 0.5.
+        match_count: Take instead of ``point_prob`` the probability at which the pseudo points are, on average over the
+            images, as many as the heads on the labelled images. A teacher of few labels is unsure and so counts too
+            few; its student would inherit that. Published: no.
         strong: The student's view.
     """
 
@@ -251,6 +254,7 @@ class UnlabeledOptions:
     ramp_steps: int = 100
     delay_steps: int = 0
     point_prob: float = 0.5
+    match_count: bool = False
     strong: StrongViewOptions = field(default_factory=StrongViewOptions)
 
     def __post_init__(self) -> None:
