@@ -54,6 +54,7 @@ def main(
         weights=paths.retrain / MODEL_FILE,
         held_out_ids=run.splits.labeled_val,
         last_weights=paths.retrain / LAST_FILE,
+        teacher_weights=paths.teacher_folder / MODEL_FILE,
         model=settings.model,
     )
     evaluation = evaluate_crowd(inputs, options=settings.evaluate, device=resolve_device(device))

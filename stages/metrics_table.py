@@ -17,3 +17,33 @@ def metrics_table(metrics: Mapping[str, float | int | None], *, title: str) -> T
     for name, value in metrics.items():
         table.add_row(name, show(value), meaning(name).title)
     return table
+
+
+def teacher_and_student(metrics: Mapping[str, float | int | None], *, title: str) -> Table:
+    """Lay the teacher's figures beside the student's, those that both have."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("figure")
+    table.add_column("teacher", justify="right")
+    table.add_column("student", justify="right")
+    for name, value in metrics.items():
+        if name.startswith("teacher_"):
+            own = name.removeprefix("teacher_")
+            table.add_row(meaning(own).title, show(value), show(metrics.get(own)))
+    return table
+
+
+def verdict(metrics: Mapping[str, float | int | None]) -> str:
+    """Say whether the student is better than its teacher, figure by figure; empty where the teacher has none."""
+    parts, n_better = [], 0
+    for own, better in (("mae", "lower"), ("matched_iou_truth", "higher"), ("matched_iou_annotator", "higher")):
+        student, teacher = metrics.get(own), metrics.get(f"teacher_{own}")
+        if student is None or teacher is None:
+            continue
+        is_better = student < teacher if better == "lower" else student > teacher
+        n_better += is_better
+        word = "better" if is_better else "no better"
+        parts.append(f"{word} in {meaning(own).title} ({show(student)}, teacher {show(teacher)})")
+    if not parts:
+        return ""
+    lead = "The student beats its teacher" if n_better == len(parts) else "The student does not beat its teacher"
+    return f"{lead}: {'; '.join(parts)}."

@@ -6,7 +6,7 @@ import json
 from pipeline.errors import raise_all
 from pipeline.report.output import METRICS_FILE, REPORT_FILE
 from stages.command import DEFAULT_PARAMS, ParamsOption, console, fails_clearly, stage_app
-from stages.metrics_table import metrics_table
+from stages.metrics_table import metrics_table, teacher_and_student, verdict
 from stages.params import load_params
 from stages.paths import RunPaths
 
@@ -29,8 +29,12 @@ def main(params: ParamsOption = DEFAULT_PARAMS) -> None:
     for run in runs:
         metrics = json.loads((run.evaluate / METRICS_FILE).read_text(encoding="utf-8"))
         which = f", {run.round}" if run.round else ""
-        title = f"{run.dataset}, {run.labeled_pct} % labelled, seed {run.seed}{which}: the student on the test images"
-        console.print(metrics_table(metrics, title=title))
+        title = f"{run.dataset}, {run.labeled_pct} % labelled, seed {run.seed}{which}"
+        console.print(metrics_table(metrics, title=f"{title}: the student on the test images"))
+        said = verdict(metrics)
+        if said:
+            console.print(teacher_and_student(metrics, title=f"{title}: what retrain changed"))
+            console.print(said, highlight=False, soft_wrap=True)
         console.print(f"Report with pictures: {run.evaluate / REPORT_FILE}", highlight=False, soft_wrap=True)
 
 

@@ -50,7 +50,7 @@ def main(
         workshop.do(run)
         console.print(f"{run}: done", highlight=False)
 
-    with ThreadPoolExecutor(workers) as pool:
+    with workshop.alone(), ThreadPoolExecutor(workers) as pool:
         try:
             for finished in as_completed([pool.submit(do, run) for run in runs]):
                 finished.result()

@@ -18,17 +18,15 @@ CROWD = Study(
     scenes={
         "seed": 7,
         "splits": {
-            "train": {"images": 240, "height_px": 128, "width_px": 128, "heads": [3, 30], "roughness": 1.0},
-            "test": {"images": 240, "height_px": 128, "width_px": 128, "heads": [3, 30], "roughness": 1.0},
+            "train": {"images": 360, "height_px": 128, "width_px": 128, "heads": [4, 24], "roughness": 1.0},
+            "test": {"images": 240, "height_px": 128, "width_px": 128, "heads": [4, 24], "roughness": 1.0},
         },
     },
     changes={
-        "warmup.count.steps": 1100,
+        "warmup.count.steps": 900,
         "warmup.crops.size_px": 96,
         "warmup.crops.batch": 4,
-        "retrain.count.steps": 800,
-        "retrain.constraint.steps": 60,
-        "retrain.constraint.learning_rate": 5e-5,
+        "retrain.count.steps": 600,
         "retrain.crops.size_px": 96,
         "retrain.unlabeled.weight_max": 1.0,
         "retrain.unlabeled.point_prob": 0.5,

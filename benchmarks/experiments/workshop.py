@@ -1,11 +1,13 @@
 """Where experiments are made: every distinct output of a stage once, in a folder named after all it depends on."""
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,23 @@ class Workshop:
     study: Study
     _locks: dict[Path, threading.Lock] = field(default_factory=dict)
     _guard: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes out of the folder.
+
+        Raises:
+            PipelineError: If another one works there.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise PipelineError(
+                    f"{self.root}: another process makes experiments there; wait for it, or give another --out"
+                ) from error
+            yield
 
     def figures_file(self, run: Run) -> Path:
         """Where the figures of a run stand once it is done."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -80,3 +81,20 @@ def _nearest_to_zero(low: np.float32, high: np.float32, *, is_top: bool) -> floa
         return 0.0
     middle = np.float32((np.float64(low) + np.float64(high)) / 2)
     return float(low if middle >= high else middle)
+
+
+def matching_threshold(scores: Sequence[npt.NDArray[Any]], *, mean_count: float) -> float:
+    """Give the threshold at or above which there are, on average over images, as many scores as wanted.
+
+    Args:
+        scores: Per image, the candidates' probabilities.
+        mean_count: Wanted mean number of candidates of an image; all are taken where there are not so many.
+
+    Returns:
+        A probability strictly between 0 and 1; 0.5 without candidates.
+    """
+    ranked = np.sort(np.concatenate([np.asarray(each, dtype=np.float64) for each in scores] or [np.zeros(0)]))[::-1]
+    if not len(ranked):
+        return 0.5
+    wanted = min(max(round(mean_count * len(scores)), 1), len(ranked))
+    return float(np.clip(ranked[wanted - 1], 1e-6, 1 - 1e-6))

@@ -34,6 +34,8 @@ class ImageResult:
         match_annotator: The annotator's masks against the true masks, where there are both.
         localization: Reach (``4px``, ``8px``, ``radius``) → matched points.
         count_calibrated: Heads that the chosen weights count with a calibrated threshold, where there is one.
+        count_teacher: Heads that the student's teacher counts, where it was evaluated.
+        match_teacher: The teacher's masks against the reference masks, where it was evaluated.
     """
 
     image_id: str
@@ -47,6 +49,8 @@ class ImageResult:
     match_annotator: MatchResult | None = None
     localization: Mapping[str, LocalizationCounts] = field(default_factory=dict)
     count_calibrated: int | None = None
+    count_teacher: int | None = None
+    match_teacher: MatchResult | None = None
 
     @property
     def error(self) -> int:
@@ -94,6 +98,7 @@ class Evaluation:
             figures |= {"mae_last": errors_last.mae, "rmse_last": errors_last.rmse, "nae_last": errors_last.nae}
         figures |= self._calibrated_figures(true)
         figures |= self._mask_figures()
+        figures |= self._teacher_figures(true)
         for reach in self.images[0].localization if self.images else ():
             pooled = sum((image.localization[reach] for image in self.images), LocalizationCounts(0, 0, 0))
             figures |= {
@@ -123,6 +128,20 @@ class Evaluation:
             "held_out_mae": self.calibration.mae_uncalibrated,
             "held_out_mae_calibrated": self.calibration.mae,
             "n_held_out_images": self.calibration.n_images,
+        }
+
+    def _teacher_figures(self, true: Sequence[int]) -> dict[str, float | int]:
+        """Give what the teacher reached on the same images, where it was evaluated on all."""
+        counts = [image.count_teacher for image in self.images if image.count_teacher is not None]
+        matches = [image.match_teacher for image in self.images if image.match_teacher is not None]
+        if not true or len(counts) != len(true) or len(matches) != len(true):
+            return {}
+        errors = counting_errors(counts, true)
+        return {
+            "teacher_mae": errors.mae,
+            "teacher_rmse": errors.rmse,
+            "teacher_nae": errors.nae,
+            f"teacher_matched_iou_{self.reference}": pool_matches(matches).mean_matched_iou,
         }
 
     def _mask_figures(self) -> dict[str, float | int]:

@@ -89,6 +89,15 @@ _PATTERNS: tuple[tuple[str, Meaning], ...] = (
         Meaning("Matched IoU of half discs", "The same for discs of half that radius at the student's own points.", ""),
     ),
     (
+        r"teacher_matched_iou_(?P<against>truth|annotator)",
+        Meaning("Matched IoU of the teacher", "What the student's teacher reaches on the same images, compared with "
+                "{against}.", "higher"),
+    ),
+    (
+        r"teacher_(?P<error>mae|rmse|nae)",
+        Meaning("{error} of the teacher", "What the student's teacher reaches on the same images.", "lower"),
+    ),
+    (
         r"matched_iou_(?P<against>truth|annotator)",
         Meaning("Matched IoU", "Predicted and reference masks are matched one to one; the sum of their IoUs divided by "
                 "the number of reference masks. Compared with {against}.", "higher"),

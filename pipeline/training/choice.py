@@ -56,9 +56,10 @@ class Choice:
         if self.oracle is None or metrics[self._error_name] < self.oracle[self._error_name]:
             self.oracle = {**metrics, "step": step}
 
-    def begin_phase(self) -> None:
-        """Forget the best look: each phase chooses anew."""
-        self.best = None
+    def begin_phase(self, *, keeps_start: bool) -> None:
+        """Forget the best look, so that the phase chooses anew, or let the phase compete with it."""
+        if not keeps_start:
+            self.best = None
         self._looks_since_best = 0
 
     def state_dict(self) -> dict[str, Any]:

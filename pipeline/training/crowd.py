@@ -111,6 +111,10 @@ def train_student(
         gate = run.gate_figures(net, pseudo, options)
         check_gate(gate, options.gate)
         figures = gate.as_metrics()
+    if options.unlabeled.match_count:
+        matched = run.matching_prob(pseudo)
+        options = replace(options, unlabeled=replace(options.unlabeled, point_prob=matched))
+        figures |= {"point_prob": matched} if first else {}
     fabric = run.launch()
     batches = run.batches(fabric, pseudo=pseudo if learns_unlabeled else None, strong=options.unlabeled.strong)
 
@@ -123,11 +127,17 @@ def train_student(
         loss = CrowdLoss(branch, fabric.device, options.unlabeled, energy, from_ema, weight_start)
         return run.phase(name, length, trained, batches, loss)
 
-    constraint = constraint_loss(w_fg=options.w_fg, w_bg=options.w_bg)
+    constrained = phase(
+        "constraint",
+        options.constraint,
+        ("fuse", "count_head"),
+        constraint_loss(w_fg=options.w_fg, w_bg=options.w_bg),
+        options.unlabeled.weight_start,
+    )
     phases = [
         phase("count", options.count, COUNTING_PATH, count_loss),
         phase("mask", options.mask, ("mask_head",), mask_loss(options.exclusivity)),
-        phase("constraint", options.constraint, ("fuse", "count_head"), constraint, options.unlabeled.weight_start),
+        replace(constrained, keeps_start=True),
     ]
     inputs = {
         "kind": "retrain",

@@ -16,6 +16,7 @@ from pipeline.compute.progress import JsonLines
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.splits import Splits
 from pipeline.errors import PipelineError
+from pipeline.evaluation.calibration import matching_threshold
 from pipeline.masks.store import MaskStore
 from pipeline.models.crowd_net import CrowdNet, CrowdNetOptions
 from pipeline.training.checkpoint import LAST_FILE, MODEL_FILE, RESCUED_FILE, ModelRecord, ResumeFile, save_model
@@ -108,6 +109,12 @@ class CrowdRun:
             labeled_count=float(np.mean(labeled)),
             pseudo_count=float(np.mean(sure)) if sure else None,
         )
+
+    def matching_prob(self, pseudo: MaskStore) -> float:
+        """Give the probability above which pseudo-labels are as many an image as heads on the labelled images."""
+        labeled = self._true_counts([*self.splits.labeled_train, *self.splits.labeled_val])
+        scores = [pseudo.instances(image_id).score for image_id in pseudo.image_ids]
+        return matching_threshold(scores, mean_count=float(np.mean(labeled)))
 
     def mean_count_mae(self) -> float:
         """MAE on the held-out images of always guessing the mean count of the labelled training images."""

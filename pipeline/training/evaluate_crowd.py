@@ -50,6 +50,7 @@ class EvaluateOptions:
             are counted (probability at least 0.5).
         reach_px: Distances, in image pixels, within which a predicted point finds an annotated one.
         last_weights: Also count with the last weights, beside the chosen ones.
+        teacher: Also evaluate the student's teacher, beside the student.
         calibrate_count: Also count with the threshold on logits that gives the least MAE on the held-out labelled
             images, beside the paper's 0.
         tile_px: Side of the square tiles in which images are predicted, halo included; a multiple of 16.
@@ -59,6 +60,7 @@ class EvaluateOptions:
     energy: EnergyOptions = field(default_factory=_evaluation_energy)
     reach_px: tuple[float, ...] = (4.0, 8.0)
     last_weights: bool = True
+    teacher: bool = True
     calibrate_count: bool = False
     tile_px: int = TILE_PX
     halo_px: int = HALO_PX
@@ -82,6 +84,7 @@ class EvaluationInputs:
         weights: Checkpoint chosen on held-out labelled images.
         held_out_ids: These held-out images, for ``calibrate_count``.
         last_weights: The last weights; left out when there is no such file.
+        teacher_weights: The teacher's checkpoint; left out when there is no such file.
         model: What the network should be; any when None.
     """
 
@@ -92,12 +95,22 @@ class EvaluationInputs:
     weights: Path
     held_out_ids: Sequence[str] = ()
     last_weights: Path | None = None
+    teacher_weights: Path | None = None
     model: CrowdNetOptions | None = None
 
     @property
     def reference(self) -> MaskStore:
         """The masks to compare with: the true ones where the data set has them, the annotator's otherwise."""
         return self.annotator if self.prepared.truth is None else self.prepared.truth
+
+
+@dataclass(frozen=True)
+class _Nets:
+    """The student with the chosen weights, and what stands beside it."""
+
+    chosen: CrowdNet
+    last: CrowdNet | None
+    teacher: CrowdNet | None
 
 
 def evaluate_crowd(inputs: EvaluationInputs, *, options: EvaluateOptions, device: torch.device) -> Evaluation:
@@ -118,12 +131,13 @@ def evaluate_crowd(inputs: EvaluationInputs, *, options: EvaluateOptions, device
     missing = [image_id for image_id in inputs.test_ids if image_id not in reference]
     raise_all(missing, f"{reference.path}: lacks masks of test images; run prepare and annotate again")
     net, _ = load_crowd_net(inputs.weights, device=device, expected=inputs.model)
-    last: CrowdNet | None = None
-    if options.last_weights and inputs.last_weights is not None and inputs.last_weights.is_file():
-        last, _ = load_crowd_net(inputs.last_weights, device=device, expected=inputs.model)
+    last, teacher = (
+        load_crowd_net(path, device=device, expected=inputs.model)[0] if wanted and path and path.is_file() else None
+        for path, wanted in ((inputs.last_weights, options.last_weights), (inputs.teacher_weights, options.teacher))
+    )
     calibration = _calibrate(inputs, net, options, device) if options.calibrate_count else None
     results = [
-        _evaluate_image(image_id, inputs, reference, net, last, calibration, options, device)
+        _evaluate_image(image_id, inputs, reference, _Nets(net, last, teacher), calibration, options, device)
         for image_id in track(sorted(inputs.test_ids), description="evaluate")
     ]
     labeled_counts = [inputs.prepared.image(image_id).n_points for image_id in inputs.labeled_ids]
@@ -157,24 +171,31 @@ def _evaluate_image(
     image_id: str,
     inputs: EvaluationInputs,
     reference: MaskStore,
-    net: CrowdNet,
-    last: CrowdNet | None,
+    nets: _Nets,
     calibration: Calibration | None,
     options: EvaluateOptions,
     device: torch.device,
 ) -> ImageResult:
     image = inputs.prepared.image(image_id)
     pixels = read_image_rgb(image.path)
-    logits, embedding = predict_image(net, pixels, device=device, tile_px=options.tile_px, halo_px=options.halo_px)
+
+    def predict(net: CrowdNet) -> tuple[torch.Tensor, torch.Tensor]:
+        return predict_image(net, pixels, device=device, tile_px=options.tile_px, halo_px=options.halo_px)
+
+    logits, embedding = predict(nets.chosen)
     counted = count_heads(logits, image.size_hw)
     predicted = energy_instances(logits, embedding, options=options.energy, size_hw=image.size_hw)
-    count_last = count_calibrated = None
+    true_map = reference.label_map(image_id)
+    count_last = count_calibrated = count_teacher = match_teacher = None
     if calibration is not None:
         count_calibrated = len(count_heads(logits, image.size_hw, calibration.threshold).prob)
-    if last is not None:
-        last_logits, _ = predict_image(last, pixels, device=device, tile_px=options.tile_px, halo_px=options.halo_px)
-        count_last = len(count_heads(last_logits, image.size_hw).prob)
-    true_map = reference.label_map(image_id)
+    if nets.last is not None:
+        count_last = len(count_heads(predict(nets.last)[0], image.size_hw).prob)
+    if nets.teacher is not None:
+        of_teacher = predict(nets.teacher)
+        count_teacher = len(count_heads(of_teacher[0], image.size_hw).prob)
+        drawn = energy_instances(*of_teacher, options=options.energy, size_hw=image.size_hw)
+        match_teacher = matched_mean_iou(drawn.label_map(), true_map)
     true = inputs.prepared.points(image_id)
     discs = [
         matched_mean_iou(disc_label_map(predicted.points_xy, scale * predicted.radius_px, image.size_hw), true_map)
@@ -192,6 +213,8 @@ def _evaluate_image(
         match_annotator=_match_annotator(image_id, inputs, true_map),
         localization=_localization(counted.points_xy, true, image.size_hw, options),
         count_calibrated=count_calibrated,
+        count_teacher=count_teacher,
+        match_teacher=match_teacher,
     )
 
 

@@ -263,7 +263,7 @@ class Training(Generic[B]):
         assert self._choice.best is not None
         self._net.load_state_dict(self._choice.best.weights)
         self._teacher.net.load_state_dict(self._choice.best.weights)
-        self._choice.begin_phase()
+        self._choice.begin_phase(keeps_start=self._phases[self._state.phase].keeps_start)
 
     def _save(self, optimizer: torch.optim.Optimizer | None) -> None:
         if not self._fabric.is_global_zero:

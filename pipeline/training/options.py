@@ -177,7 +177,7 @@ class WarmupOptions:
         labeled_colors: Changes of colour of the labelled crops. Published: none.
     """
 
-    count: PhaseOptions = field(default_factory=lambda: PhaseOptions(steps=1300))
+    count: PhaseOptions = field(default_factory=lambda: PhaseOptions(steps=900))
     mask: PhaseOptions = field(default_factory=lambda: PhaseOptions(steps=120))
     crops: CropOptions = field(default_factory=lambda: CropOptions(batch=3))
     loop: LoopOptions = field(default_factory=lambda: LoopOptions(evaluate_every=100))
@@ -244,15 +244,19 @@ class UnlabeledOptions:
         ramp_steps: Steps of a phase over which w rises by ``weight_max``. Published: 200 epochs (0.01 an epoch).
         delay_steps: Steps of phases 1 and 2 before the branch joins. Published: 50 epochs.
         point_prob: Least probability of a pseudo point that point-to-region takes for a head. Published: 0.5.
+        match_count: Take instead of ``point_prob`` the probability at which the pseudo points are, on average over the
+            images, as many as the heads on the labelled images. A teacher of few labels is unsure and so counts too
+            few; its student would inherit that. Published: no.
         strong: The student's view.
     """
 
     phases: tuple[StudentPhase, ...] = ("count", "mask", "constraint")
-    weight_max: float = 0.25
+    weight_max: float = 1.0
     weight_start: float = 0.1
     ramp_steps: int = 100
     delay_steps: int = 0
-    point_prob: float = 0.7
+    point_prob: float = 0.5
+    match_count: bool = False
     strong: StrongViewOptions = field(default_factory=StrongViewOptions)
 
     def __post_init__(self) -> None:
@@ -286,7 +290,7 @@ class RetrainOptions:
 
     teacher: Literal["stored", "ema"] = "stored"
     count: PhaseOptions = field(
-        default_factory=lambda: PhaseOptions(steps=300, learning_rate=3e-4, encoder_learning_rate=3e-4)
+        default_factory=lambda: PhaseOptions(steps=250, learning_rate=3e-4, encoder_learning_rate=3e-4)
     )
     mask: PhaseOptions = field(default_factory=lambda: PhaseOptions(steps=100))
     constraint: PhaseOptions = field(

@@ -137,6 +137,8 @@ class Phase(Generic[B]):
         make_batch: Gives this rank's batch of a step of the whole training, from 0; called in threads.
         loss: Gives the loss.
         describe: Says what is in the batch of a step, on all ranks, for messages.
+        keeps_start: Whether the weights that it starts from stay chosen unless a look beats them or is as good; for
+            phases that go on with what an earlier one has learnt. The others choose anew.
     """
 
     name: str
@@ -145,6 +147,7 @@ class Phase(Generic[B]):
     make_batch: Callable[[int], B]
     loss: Loss[B]
     describe: Callable[[int], str] = name_by_step
+    keeps_start: bool = False
 
 
 def rate_share(options: PhaseLength, phase_step: int) -> float:

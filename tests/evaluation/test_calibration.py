@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.evaluation.calibration import calibrate_threshold
+from pipeline.evaluation.calibration import calibrate_threshold, matching_threshold
 
 FEW_VALUES = np.array([-6, -5, -2.5, -1, -0.5, 0, 0.25, 1, 3, 5, 7], dtype=np.float32)
 
@@ -70,6 +70,20 @@ def test_the_middle_of_neighbouring_floats_still_counts_the_upper_one() -> None:
 def test_logits_below_the_limit_change_nothing() -> None:
     image = np.array([3.0, 2.0, 1.0], dtype=np.float32)
     assert calibrate_threshold([np.append(image, np.float32(-5.0))], [2]) == calibrate_threshold([image], [2])
+
+
+@pytest.mark.parametrize(
+    ("mean_count", "threshold", "n_taken"), [(1.0, 0.6, 2), (2.0, 0.2, 4), (9.0, 0.1, 5), (0.0, 0.9, 1), (1.4, 0.4, 3)]
+)
+def test_the_threshold_takes_as_many_as_wanted(mean_count: float, threshold: float, n_taken: int) -> None:
+    scores = [np.array([0.9, 0.2, 0.4]), np.array([0.6, 0.1])]
+    assert matching_threshold(scores, mean_count=mean_count) == pytest.approx(threshold)
+    assert sum(int((each >= threshold).sum()) for each in scores) == n_taken
+
+
+def test_without_candidates_no_threshold_matches() -> None:
+    assert matching_threshold([], mean_count=3.0) == matching_threshold([np.zeros(0)], mean_count=3.0) == 0.5
+    assert 0 < matching_threshold([np.array([1.0, 0.0])], mean_count=2.0) < 0.001
 
 
 @pytest.mark.parametrize(("n_images", "n_counts"), [(0, 0), (1, 2)])

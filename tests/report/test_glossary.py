@@ -10,6 +10,8 @@ from pipeline.report.glossary import meaning
     [
         ("mae", "MAE", "lower"),
         ("matched_iou_truth", "Matched IoU", "higher"),
+        ("teacher_mae", "MAE of the teacher", "lower"),
+        ("teacher_matched_iou_truth", "Matched IoU of the teacher", "higher"),
         ("matched_iou_disc_annotator", "Matched IoU of discs", ""),
         ("matched_iou_half_disc_truth", "Matched IoU of half discs", ""),
         ("f1_50_truth", "F1 at IoU ≥ 50 %", "higher"),

@@ -19,10 +19,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def evaluated(seed: int, mae: float, further: str = "") -> None:
+def evaluated(seed: int, mae: float, further: str = "", **others: float) -> None:
     folder = Path(f"data/synthetic/labeled_10/seed_{seed}", further, "evaluate")
     folder.mkdir(parents=True)
-    (folder / "metrics.json").write_text(json.dumps({"mae": mae}), encoding="utf-8")
+    (folder / "metrics.json").write_text(json.dumps({"mae": mae, **others}), encoding="utf-8")
 
 
 def test_it_prints_figures_and_report_of_every_run(folder: Path) -> None:
@@ -53,3 +53,11 @@ def test_further_rounds_are_printed_too(folder: Path) -> None:
     assert done.exit_code == 0, done.output
     for shown in ("2.12", "seed 1, round_2", "data/synthetic/labeled_10/seed_1/round_2/evaluate/report.html"):
         assert shown in " ".join(done.output.split())
+
+
+def test_teacher_and_student_are_compared(folder: Path) -> None:
+    evaluated(0, 3.25, teacher_mae=4.0)
+    evaluated(1, 4.5, teacher_mae=4.0)
+    shown = " ".join(CliRunner().invoke(app, []).output.split())
+    assert "The student beats its teacher: better in MAE (3.25, teacher 4.00)." in shown
+    assert "The student does not beat its teacher: no better in MAE (4.50, teacher 4.00)." in shown

@@ -25,10 +25,19 @@ def test_patience_counts_looks_since_a_better_one():
     assert choice_after(1.0, 2.0, 1.0, patience=2).is_exhausted
     assert not choice_after(1.0, 2.0, 0.5, patience=2).is_exhausted
     again = choice_after(1.0, 2.0, 2.0, patience=2)
-    again.begin_phase()
+    again.begin_phase(keeps_start=False)
     assert not again.is_exhausted
     assert again.best is None
     assert again.last.step == 2
+
+
+def test_a_phase_may_compete_with_the_weights_that_it_starts_from():
+    for keeps_start, errors, step in ((True, (2.0,), 1), (True, (1.0,), 9), (True, (0.5,), 9), (False, (2.0,), 9)):
+        choice = choice_after(3.0, 1.0)
+        choice.begin_phase(keeps_start=keeps_start)
+        for mae in errors:
+            choice.take(look(9, mae))
+        assert choice.best.step == step, (keeps_start, errors)
 
 
 def test_looks_at_the_test_images_are_noted_apart():

@@ -16,6 +16,7 @@ import torch
 from pipeline.compute.files import read_table, write_table
 from pipeline.datasets.prepared import POINTS_FILE, POINTS_SCHEMA
 from pipeline.errors import PipelineError
+from pipeline.evaluation.calibration import matching_threshold
 from pipeline.masks.instances import Instances
 from pipeline.masks.store import MaskStore
 from pipeline.training import crowd_losses
@@ -346,6 +347,20 @@ def test_unlabelled_images_take_part_in_the_named_phases_only(ready_run):
         lines = (ready_run.root / "logs" / "retrain.jsonl").read_text().splitlines()
         learnt = {name.split("/")[0] for line in lines for name in json.loads(line) if "/unlabeled_" in name}
         assert learnt == set(phases)
+
+
+def test_pseudo_points_can_match_the_labelled_count(ready_run):
+    figures = ready_run.retrain(replace(RETRAIN, unlabeled=replace(RETRAIN.unlabeled, match_count=True)))
+    run = ready_run
+    labeled = [len(run.prepared.points(one)) for one in (*run.splits.labeled_train, *run.splits.labeled_val)]
+    pseudo = MaskStore.open(run.root / "pseudo_label")
+    scores = [pseudo.instances(one).score for one in pseudo.image_ids]
+    assert figures["point_prob"] == matching_threshold(scores, mean_count=np.mean(labeled))
+    with_match = (run.root / "retrain" / "last.safetensors").read_bytes()
+    run.retrain(replace(RETRAIN, unlabeled=replace(RETRAIN.unlabeled, point_prob=figures["point_prob"])))
+    assert (run.root / "retrain" / "last.safetensors").read_bytes() == with_match
+    run.retrain()
+    assert (run.root / "retrain" / "last.safetensors").read_bytes() != with_match
 
 
 def test_a_student_without_unlabelled_phases_is_one_without_weight(ready_run):

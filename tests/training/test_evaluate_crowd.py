@@ -24,6 +24,8 @@ CPU = torch.device("cpu")
 def write_net(path: Path, seed: int) -> Path:
     torch.manual_seed(seed)
     net = build_crowd_net(SMALL)
+    with torch.no_grad():
+        net.count_head[-2].weight.mul_(100.0)  # so that cells differ, and some of them are heads
     path.parent.mkdir(parents=True, exist_ok=True)
     save_model(path, net.state_dict(), ModelRecord(KIND, asdict(SMALL), {}, 0, {}))
     return path
@@ -82,6 +84,21 @@ def test_last_weights_are_optional(inputs: EvaluationInputs, tmp_path: Path) -> 
     assert "mae_last" not in evaluate_crowd(gone, options=EvaluateOptions(), device=CPU).metrics()
     without = evaluate_crowd(inputs, options=EvaluateOptions(last_weights=False), device=CPU)
     assert "mae_last" not in without.metrics()
+
+
+def test_the_teacher_stands_beside_the_student_with_its_own_figures(inputs: EvaluationInputs, tmp_path: Path) -> None:
+    assert not [
+        name for name in evaluate_crowd(inputs, options=EvaluateOptions(), device=CPU).metrics() if "teacher" in name
+    ]
+    teacher = write_net(tmp_path / "warmup" / "model.safetensors", 2)
+    both = evaluate_crowd(changed(inputs, teacher_weights=teacher), options=EvaluateOptions(), device=CPU).metrics()
+    alone = evaluate_crowd(changed(inputs, weights=teacher), options=EvaluateOptions(), device=CPU).metrics()
+    for name in ("mae", "rmse", "nae", "matched_iou_annotator"):
+        assert both[f"teacher_{name}"] == alone[name]
+    assert both["mae"] != alone["mae"]
+    without = changed(inputs, teacher_weights=teacher)
+    figures = evaluate_crowd(without, options=EvaluateOptions(teacher=False), device=CPU).metrics()
+    assert "teacher_mae" not in figures
 
 
 def test_the_same_inputs_give_the_same_figures(inputs: EvaluationInputs) -> None:

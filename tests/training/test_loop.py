@@ -176,6 +176,16 @@ def test_a_phase_goes_on_from_the_weights_chosen_before(tmp_path):
     assert torch.equal(trained.last.weights["encoder.0.weight"], chosen_first)
 
 
+@pytest.mark.parametrize("keeps_start", [False, True])
+def test_a_phase_that_only_harms_is_kept_only_where_phases_choose_anew(tmp_path, keeps_start):
+    harmful = [PHASES[0], replace(PHASES[2], keeps_start=keeps_start)]
+    trained = make_training(
+        tmp_path, phases=harmful, evaluate=lambda teacher, phase: {"mae": 1.0 if phase == "both" else 2.0}
+    ).run("t")
+    assert trained.chosen.step == (5 if keeps_start else 9)
+    assert trained.last.step == 9
+
+
 def test_curves_are_means_since_the_last_point(tmp_path):
     losses = {}
 

@@ -110,3 +110,12 @@ def test_a_stage_that_fails_is_named_with_its_log(tmp_path):
     [folder] = (tmp_path / "shop" / "prepare").iterdir()
     assert "splits" in (folder / "prepare.log").read_text()
     assert not (folder / "done").exists()
+
+
+def test_two_processes_cannot_work_in_one_folder(workshop):
+    other = Workshop(workshop.root, STUDY)
+    message = "another process makes experiments there"
+    with workshop.alone(), pytest.raises(PipelineError, match=message), other.alone():
+        pass
+    with other.alone():
+        pass
