@@ -5,7 +5,7 @@ mask. Recall and precision are then taken class by class.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,9 +117,41 @@ def average_precision(
                 f"{store.path}: lacks {len(missing)} of the images to evaluate ({', '.join(missing[:5])} …); run the "
                 "stage that makes it again"
             )
+    pairs = (
+        (_rows(detections, image_id, class_names, scored=True), _rows(truth, image_id, class_names))
+        for image_id in track(sorted(image_ids), description="average precision")
+    )
+    return average_precision_of(
+        pairs, class_names=class_names, max_detections=max_detections, class_agnostic=class_agnostic,
+        size_limits_px=size_limits_px, name=str(truth.path),
+    )  # fmt: skip
+
+
+def average_precision_of(
+    pairs: Iterable[tuple[Instances, Instances]],
+    *,
+    class_names: Sequence[str],
+    max_detections: int | None = None,
+    class_agnostic: bool = False,
+    size_limits_px: tuple[float, float] = SIZE_LIMITS_PX,
+    name: str = "the truth",
+) -> AveragePrecision:
+    """Compute COCO's mask AP of images that come one by one; see :func:`average_precision`.
+
+    Args:
+        pairs: Detections and true instances of each image, of known classes and with scores.
+        class_names: Names of the classes 0, 1, ….
+        max_detections: As there.
+        class_agnostic: As there.
+        size_limits_px: As there.
+        name: What messages call the truth.
+
+    Raises:
+        PipelineError: If an image is of two sizes, or masks are damaged.
+    """
     matching = _Matching(len(class_names), size_limits_px, max_detections, class_agnostic)
-    for image_id in track(sorted(image_ids), description="average precision"):
-        matching.add(_rows(detections, image_id, class_names, scored=True), _rows(truth, image_id, class_names), truth)
+    for found, true in pairs:
+        matching.add(found[found.area_px > 0], true[true.area_px > 0], name)
     return matching.result(class_names)
 
 
@@ -162,11 +194,11 @@ class _Matching:
         self._last_id = 0  # 0 stands for "unmatched" in the library
         self._n_true = self._n_detections = 0
 
-    def add(self, found: Instances, true: Instances, truth: MaskStore) -> None:
+    def add(self, found: Instances, true: Instances, name: str) -> None:
         """Match the detections of one image."""
         if found.size_hw != true.size_hw:
             raise PipelineError(
-                f"{truth.path}: an image is {true.size_hw} pixels (height, width) there, but {found.size_hw} in the "
+                f"{name}: an image is {true.size_hw} pixels (height, width) there, but {found.size_hw} in the "
                 "detections; run the stage that detects again, on the same prepared tables"
             )
         # Of equal scores the first comes first. Where classes are not told apart, that is by class, as in pycocotools.

@@ -1,9 +1,7 @@
 """What XMask's two trainings share: crops, held-out images, the gate's figures, and the files that they leave."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,29 +9,24 @@ import torch
 from lightning.fabric import Fabric
 from torch import nn
 
-from pipeline.compute.files import digest_json, fresh_folder, write_json
-from pipeline.compute.progress import JsonLines
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.splits import Splits
 from pipeline.errors import PipelineError
 from pipeline.evaluation.calibration import matching_threshold
 from pipeline.masks.store import MaskStore
-from pipeline.models.crowd_net import CrowdNet, CrowdNetOptions
-from pipeline.training.checkpoint import LAST_FILE, MODEL_FILE, RESCUED_FILE, ModelRecord, ResumeFile, save_model
-from pipeline.training.choice import Chosen
+from pipeline.models.crowd_net import CrowdNet
 from pipeline.training.crops import CropSampler
 from pipeline.training.crowd_batches import LABELED_STREAM, UNLABELED_STREAM, CrowdBatch, CrowdBatches
 from pipeline.training.crowd_losses import CrowdLoss
-from pipeline.training.curves import CURVES_FOLDER, write_curves
 from pipeline.training.gate import GateFigures
 from pipeline.training.held_out import HeldOut, count_test_images
 from pipeline.training.inference import KIND
-from pipeline.training.loop import Trained, Training
 from pipeline.training.options import PhaseOptions, RetrainOptions, WarmupOptions, result_options
 from pipeline.training.phases import Phase
 from pipeline.training.ranks import launch
-from pipeline.training.run_place import FIGURES_FILE, RunPlace, digest_tables
+from pipeline.training.run_place import RunPlace, digest_tables
 from pipeline.training.scenes import labeled_scenes, pseudo_labeled_scenes
+from pipeline.training.training_run import TrainingRun
 from pipeline.training.view_options import StrongViewOptions
 
 ALGORITHM_VERSION = 2
@@ -137,69 +130,34 @@ class CrowdRun:
         """Train, write the result, and give its figures; ranks but the first one write nothing and give none."""
         loop, device = self.options.loop, fabric.device
         held_out = self.held_out(device)
-        resume = ResumeFile(self.place.resume, digest=self._digest(inputs))
-
-        def rescue(good: Chosen) -> Path:
-            path = self.place.resume / RESCUED_FILE
-            self._save(path, net.options, good)
-            return path
 
         def oracle(teacher: nn.Module) -> dict[str, float]:
             return count_test_images(teacher, self.prepared, self.splits.test, options=loop, device=device)
 
-        with self._log(fabric, append=resume.path.is_file()) as log:
-            training = Training(
-                net.to(device).to(memory_format=torch.channels_last),  # convolutions are a fifth faster so
-                phases,
-                options=loop,
-                fabric=fabric,
-                evaluate=lambda teacher, phase: held_out.figures(teacher, with_masks=phase != "count"),
-                error_name="mae",
-                resume=resume,
-                log=log,
-                rescue=rescue,
-                oracle=oracle if loop.oracle_best else None,
-            )
-            trained = training.run(description)
-        if not fabric.is_global_zero:
-            return {}
-        figures = self._write(net.options, trained, extra_figures)
-        resume.clear()
-        return figures
-
-    def _log(self, fabric: Fabric, *, append: bool) -> AbstractContextManager[JsonLines | None]:
-        return JsonLines(self.place.log, append=append) if fabric.is_global_zero else nullcontext()
-
-    def _save(self, path: Path, model: CrowdNetOptions, kept: Chosen) -> None:
-        parameters = {**result_options(self.options), "seed": self.seed}
-        save_model(path, kept.weights, ModelRecord(KIND, asdict(model), parameters, kept.step, kept.metrics))
-
-    def _write(self, model: CrowdNetOptions, trained: Trained, extra_figures: dict[str, float]) -> dict[str, float]:
-        figures = {
-            "chosen_step": trained.chosen.step,
-            **{f"held_out_{name}": value for name, value in trained.chosen.metrics.items()},
-            "last_step": trained.last.step,
-            **{f"last_held_out_{name}": value for name, value in trained.last.metrics.items()},
-            "mean_count_mae": self.mean_count_mae(),
-            **extra_figures,
-            **{f"oracle_best_{name}": value for name, value in (trained.oracle or {}).items()},
-        }
-        with fresh_folder(self.place.out) as folder:
-            self._save(folder / MODEL_FILE, model, trained.chosen)
-            self._save(folder / LAST_FILE, model, trained.last)
-            write_curves(folder / CURVES_FOLDER, trained.curves)
-            write_json(folder / FIGURES_FILE, figures)
-        return figures
-
-    def _digest(self, inputs: dict[str, Any]) -> str:
-        """Digest all that the weights depend on."""
-        return digest_json(
-            {
-                **inputs,
-                "version": ALGORITHM_VERSION,
-                "options": result_options(self.options),
-                "seed": self.seed,
-                "splits": asdict(self.splits),
-                "data": digest_tables([self.prepared.folder, self.masks.path]),
-            }
+        run = TrainingRun(
+            kind=KIND,
+            architecture=asdict(net.options),
+            parameters={**result_options(self.options), "seed": self.seed},
+            inputs=self._inputs(inputs),
+            options=loop,
+            place=self.place,
+            description=description,
         )
+        return run.train(
+            net,
+            phases,
+            fabric=fabric,
+            evaluate=lambda teacher, phase: held_out.figures(teacher, with_masks=phase != "count"),
+            error_name="mae",
+            oracle=oracle if loop.oracle_best else None,
+            extra_figures=lambda: {"mean_count_mae": self.mean_count_mae(), **extra_figures},
+        )
+
+    def _inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Give all that the weights depend on beside network and options."""
+        return {
+            **inputs,
+            "version": ALGORITHM_VERSION,
+            "splits": asdict(self.splits),
+            "data": digest_tables([self.prepared.folder, self.masks.path]),
+        }

@@ -70,6 +70,8 @@ class Training(Generic[B]):
         log: Where lines are written; None on other ranks than the first.
         rescue: Writes the last good weights of a training that diverged, and says where.
         oracle: Gives the figures of a network on the test images; looked at beside, never for choosing.
+        keep_at: Steps of the whole training after which ``keep`` is given the teacher's weights.
+        keep: Takes them, on the first rank; a resumed run gives the same ones again where it had not saved its state.
     """
 
     def __init__(
@@ -85,6 +87,8 @@ class Training(Generic[B]):
         log: JsonLines | None,
         rescue: Callable[[Chosen], Path],
         oracle: Callable[[nn.Module], dict[str, float]] | None = None,
+        keep_at: frozenset[int] = frozenset(),
+        keep: Callable[[Chosen], None] | None = None,
     ) -> None:
         self._phases = [phase for phase in phases if phase.options.steps]
         if not self._phases:
@@ -95,6 +99,7 @@ class Training(Generic[B]):
         self._teacher = MeanTeacher(net, decay=options.ema_decay, average_buffers=options.ema_buffers)
         self._evaluate, self._oracle = evaluate, oracle
         self._resume, self._log, self._rescue = resume, log, rescue
+        self._keep_at, self._keep = keep_at, keep
         self._choice = Choice(error_name, patience=options.patience)
         self._state = _State()
         self._description = "training"
@@ -138,6 +143,8 @@ class Training(Generic[B]):
                 for _, batch in batches:
                     self._step(phase, student, optimizer, batch)
                     ends = self._look_and_log(phase)
+                    if state.step in self._keep_at and self._keep and self._fabric.is_global_zero:
+                        self._keep(Chosen(state.step, {}, self._teacher_weights()))
                     if ends:
                         state.phase, state.phase_step = state.phase + 1, 0
                         self._hand_on()

@@ -11,15 +11,20 @@ from pipeline.training.view_options import ColorOptions, StrongViewOptions
 
 
 def change_colors(pixels: npt.NDArray[np.uint8], options: ColorOptions, *, generator: np.random.Generator) -> Tensor:
+    """Change colours and sharpness at random, as :func:`jitter_colors`, and give the crowd net's input."""
+    return normalize_image(jitter_colors(pixels, options, generator=generator))
+
+
+def jitter_colors(pixels: npt.NDArray[np.uint8], options: ColorOptions, *, generator: np.random.Generator) -> Tensor:
     """Change colours and sharpness at random; nothing moves, so that heads and masks stay where they are.
 
     Args:
-        pixels: (S, S, 3) uint8 RGB.
+        pixels: (H, W, 3) uint8 RGB.
         options: Strengths and probabilities.
         generator: Randomness.
 
     Returns:
-        (3, S, S) float32, the network's input.
+        (3, H, W) float32 RGB in [0, 1].
     """
     rgb = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 255.0
     if generator.random() < options.jitter_prob:
@@ -38,7 +43,7 @@ def change_colors(pixels: npt.NDArray[np.uint8], options: ColorOptions, *, gener
         sigma = generator.uniform(0.0, options.noise_max)
         noise = generator.standard_normal(tuple(rgb.shape), dtype=np.float32) * np.float32(sigma)
         rgb = (rgb + torch.from_numpy(noise)).clamp(0.0, 1.0)
-    return normalize_image(rgb)
+    return rgb
 
 
 def strong_view(

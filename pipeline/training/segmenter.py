@@ -1,0 +1,261 @@
+"""SOLOv2's trainings: the teacher on strong images, the student on those and on pseudo-labels of the weak ones."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from pipeline.compute.files import digest_file
+from pipeline.datasets.prepared import Prepared
+from pipeline.datasets.splits import Splits
+from pipeline.errors import PipelineError
+from pipeline.evaluation.average_precision import average_precision_of
+from pipeline.losses.solo import RangesPx, solo_loss, solo_targets
+from pipeline.masks.store import MaskStore
+from pipeline.models.solo_inference import DetectOptions
+from pipeline.models.solov2 import Solov2, build_solov2
+from pipeline.training.checkpoint import read_record, read_weights
+from pipeline.training.options import result_options
+from pipeline.training.phases import Phase
+from pipeline.training.ranks import launch
+from pipeline.training.run_place import RunPlace, digest_tables
+from pipeline.training.segment_batches import SegmentBatch, SegmentBatches
+from pipeline.training.segment_inference import KIND, InputSize, Segmenter
+from pipeline.training.segment_scenes import SegmentScenes, segment_scenes
+from pipeline.training.segmenter_options import SegmenterOptions, StudentOptions
+from pipeline.training.training_run import TrainingRun
+
+ALGORITHM_VERSION = 1
+"""Raised by hand when the same inputs train other weights; unfinished trainings of another version start anew."""
+LEARNING = ("encoder", "fpn", "class_tower", "kernel_tower", "class_head", "kernel_head", "mask_branch")
+
+
+def early_files(options: SegmenterOptions) -> dict[int, str]:
+    """Step → file name of the weights that are kept beside the final ones."""
+    return {step: f"early_{number}.safetensors" for number, step in enumerate(options.early_steps, start=1)}
+
+
+@dataclass(frozen=True)
+class SegmentLoss:
+    """Loss of a batch.
+
+    Args:
+        grids: Cells along each side, per level.
+        ranges_px: Sizes of instances, per level.
+        dice_weight: Weight of dice.
+        fabric: Device and ranks; the losses are divided by the positive cells of all ranks.
+    """
+
+    grids: tuple[int, ...]
+    ranges_px: RangesPx
+    dice_weight: float
+    fabric: Fabric
+
+    def __call__(
+        self, student: nn.Module, teacher: nn.Module, batch: SegmentBatch, phase_step: int
+    ) -> dict[str, Tensor]:
+        """Compute it."""
+        batch = batch.to(self.fabric.device)
+        size_hw = (batch.images.shape[2], batch.images.shape[3])
+        targets = solo_targets(batch.instances, grids=self.grids, ranges_px=self.ranges_px, size_hw=size_hw)
+        count = torch.tensor(float(targets.n_positive), device=self.fabric.device)
+        if self.fabric.world_size > 1:
+            shared = self.fabric.all_reduce(count, reduce_op="sum")
+            assert isinstance(shared, Tensor)
+            count = shared
+        found = solo_loss(
+            student(batch.images), targets, dice_weight=self.dice_weight, n_positive=count,
+            n_ranks=self.fabric.world_size,
+        )  # fmt: skip
+        lost = torch.tensor(float(targets.n_lost), device=self.fabric.device)
+        return {**found, "lost_instances": lost}
+
+
+@dataclass(frozen=True)
+class HeldOutScenes:
+    """The held-out strong images, by which the checkpoint is chosen.
+
+    Args:
+        scenes: Images with their true masks.
+        options: The training's; images are shown as in inference.
+        class_names: Names of the classes.
+        device: Where to compute.
+    """
+
+    scenes: SegmentScenes
+    options: SegmenterOptions
+    class_names: tuple[str, ...]
+    device: torch.device
+
+    def figures(self, net: nn.Module) -> dict[str, float]:
+        """Detect there: ``ap`` and ``ap_50``, 0 where they are undefined, and ``error``, 1 − ``ap``."""
+        assert isinstance(net, Solov2)
+        views = self.options.views
+        size = InputSize(views.test_short_side_px, views.long_side_px)
+        segmenter = Segmenter(net, size, self.options.ranges_px, self.device)
+        looks = DetectOptions(min_area=(0,) * len(self.options.network.grids), max_detections=100)
+        scenes = (self.scenes[position] for position in range(len(self.scenes)))
+        pairs = ((segmenter.detect(scene.pixels, looks), scene.rows) for scene in scenes)
+        found = average_precision_of(pairs, class_names=self.class_names)
+        ap, ap_50 = (float(np.nan_to_num(value)) for value in (found.ap, found.ap_50))
+        return {"error": 1 - ap, "ap": ap, "ap_50": ap_50}
+
+
+def train_segmenter_teacher(
+    prepared: Prepared,
+    splits: Splits,
+    masks: MaskStore,
+    *,
+    options: SegmenterOptions,
+    seed: int,
+    place: RunPlace,
+) -> dict[str, float]:
+    """Train the teacher on the strong images.
+
+    Args:
+        prepared: The data set; no points are read.
+        splits: ``labeled_train`` are learnt from, ``labeled_val`` choose the checkpoint.
+        masks: True masks, or an annotator's; only those of the strong images are read.
+        options: Network, lengths, views.
+        seed: Seed of the network's start and of the views.
+        place: Device and folders.
+
+    Returns:
+        The figures that also stand in ``metrics.json``; nothing on other ranks than the first.
+
+    Raises:
+        PipelineError: If inputs are missing or do not fit, or training diverges.
+    """
+    net = _fresh(options, len(_class_names(prepared)), seed)
+    return _train(prepared, splits, masks, None, net, options=options, seed=seed, place=place, kind="warmup", inputs={})
+
+
+def train_segmenter_student(
+    prepared: Prepared,
+    splits: Splits,
+    masks: MaskStore,
+    pseudo: MaskStore,
+    teacher: Path,
+    *,
+    options: StudentOptions,
+    seed: int,
+    place: RunPlace,
+) -> dict[str, float]:
+    """Train the student on the strong images and on the pseudo-labels of the weak ones, alike.
+
+    Args:
+        prepared: The data set; no points are read.
+        splits: As for the teacher; pseudo-labels must be of ``unlabeled``.
+        masks: True masks, or an annotator's; only those of the strong images are read.
+        pseudo: Masks of the weak images, a row for each point; those that are not ``ok`` are ignored where they lie.
+        teacher: The teacher's checkpoint, for ``start: teacher``.
+        options: Network, lengths, views.
+        seed: Seed of the network's start and of the views.
+        place: Device and folders.
+
+    Returns:
+        The figures that also stand in ``metrics.json``; nothing on other ranks than the first.
+
+    Raises:
+        PipelineError: If inputs are missing or do not fit, or training diverges.
+    """
+    foreign = sorted(set(pseudo.image_ids) - set(splits.unlabeled))
+    if foreign:
+        raise PipelineError(
+            f"{pseudo.path}: holds {len(foreign)} images that are not weak training images "
+            f"({', '.join(foreign[:5])} …): it belongs to another split; run the pseudo_label stage again"
+        )
+    if options.weak and not len(pseudo):
+        raise PipelineError(
+            f"{pseudo.path}: has no weak image to learn from; lower labeled_pct, or set retrain.weak: false to train "
+            "on the strong images alone"
+        )
+    n_classes = len(_class_names(prepared))
+    net = _fresh(options.learn, n_classes, seed)
+    if options.start == "teacher":
+        record = read_record(teacher, kind=KIND)
+        sizes = {**record.architecture["network"], "grids": None, "pretrained": None, "prior_prob": None}
+        own = {**asdict(options.learn.network), "grids": None, "pretrained": None, "prior_prob": None}
+        if sizes != own or record.architecture["n_classes"] != n_classes:
+            raise PipelineError(
+                f"{teacher}: has another network than retrain.learn.network, so that retrain.start: teacher is not "
+                "possible; give both the same sizes, or set it to fresh"
+            )
+        net.load_state_dict(read_weights(teacher))
+    inputs = {
+        "pseudo": digest_tables([pseudo.path]) if options.weak else None,
+        "teacher": digest_file(teacher) if options.start == "teacher" else None,
+    }
+    return _train(
+        prepared, splits, masks, pseudo if options.weak else None, net,
+        options=options.learn, seed=seed, place=place, kind="retrain", inputs=inputs,
+    )  # fmt: skip
+
+
+def _class_names(prepared: Prepared) -> tuple[str, ...]:
+    if not prepared.class_names:
+        raise PipelineError(
+            f"{prepared.folder}: names no classes, which SOLOv2 tells apart; use a data set that has them, and run "
+            "prepare again"
+        )
+    return prepared.class_names
+
+
+def _fresh(options: SegmenterOptions, n_classes: int, seed: int) -> Solov2:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_solov2(options.network, n_classes)
+
+
+def _train(
+    prepared: Prepared,
+    splits: Splits,
+    masks: MaskStore,
+    pseudo: MaskStore | None,
+    net: Solov2,
+    *,
+    options: SegmenterOptions,
+    seed: int,
+    place: RunPlace,
+    kind: str,
+    inputs: Mapping[str, object],
+) -> dict[str, float]:
+    for name in ("labeled_train", "labeled_val"):
+        if not getattr(splits, name):
+            raise PipelineError(f"splits: there is no image in {name}; label more images, or raise labeled_pct")
+    names, n_strong = _class_names(prepared), len(splits.labeled_train)
+    cache_mib, n_classes = options.loop.cache_mib, len(names)
+    scenes = segment_scenes(prepared, masks, splits.labeled_train, pseudo, n_classes=n_classes, cache_mib=cache_mib)
+    held_out = segment_scenes(prepared, masks, splits.labeled_val, None, n_classes=n_classes, cache_mib=cache_mib)
+    fabric = launch(place.device, place.ranks, precision=options.loop.precision, batch=options.views.batch)
+    batches = SegmentBatches(scenes, options.views, seed, fabric.global_rank, fabric.world_size)
+    loss = SegmentLoss(options.network.grids, options.ranges_px, options.dice_weight, fabric)
+    looks = HeldOutScenes(held_out, options, names, fabric.device)
+    run = TrainingRun(
+        kind=KIND,
+        architecture={"network": asdict(options.network), "n_classes": n_classes},
+        parameters={**result_options(options), "seed": seed},
+        inputs={
+            **inputs,
+            "stage": kind,
+            "version": ALGORITHM_VERSION,
+            "splits": asdict(splits),
+            "data": digest_tables([prepared.folder, masks.path]),
+        },
+        options=options.loop,
+        place=place,
+        description=kind,
+    )
+    return run.train(
+        net,
+        [Phase("train", options.train, LEARNING, batches, loss, batches.describe)],
+        fabric=fabric,
+        evaluate=lambda teacher, _: looks.figures(teacher),
+        error_name="error",
+        early=early_files(options),
+        extra_figures=lambda: {"n_strong": n_strong, "n_weak": len(scenes) - n_strong},
+    )

@@ -1,0 +1,122 @@
+"""Options of SOLOv2's trainings: how images are shown, the teacher, the student."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pipeline.losses.solo import DICE_WEIGHT, RangesPx
+from pipeline.models.solov2 import Solov2Options
+from pipeline.training.bounds import require
+from pipeline.training.segment_options import SegmentLoopOptions, SegmentPhaseOptions
+from pipeline.training.view_options import ColorOptions
+
+SMALL_RANGES_PX: RangesPx = ((1, 10), (10, 15), (15, 22), (22, 28), (28, 2048))
+SMALL_OVERLAPPING_PX: RangesPx = ((1, 12), (8, 18), (14, 26), (20, 36), (28, 2048))
+
+
+def unchanged_colors() -> ColorOptions:
+    """Give the changes of colour that change nothing."""
+    return ColorOptions(jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0, noise_max=0.0)
+
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """How images are shown in training: resized, perhaps flipped, padded to the batch's largest.
+
+    Args:
+        batch: Images in a batch, on all ranks together. Published: 16.
+        short_side_min_px: Least length of the resized image's shorter side. Published: 640.
+        short_side_max_px: Greatest such length. Published: 800.
+        long_side_px: The longer side is never longer; the shorter one then shrinks, too. Published: 1333.
+        test_short_side_px: Length of the shorter side in inference. Published: 800.
+        flip_prob: Probability of a left-right flip. Published: 0.5.
+        colors: Changes of colour. Published: none.
+    """
+
+    batch: int = 8
+    short_side_min_px: int = 80
+    short_side_max_px: int = 112
+    long_side_px: int = 256
+    test_short_side_px: int = 96
+    flip_prob: float = 0.5
+    colors: ColorOptions = field(default_factory=unchanged_colors)
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        require("batch", self.batch, "at least 1", self.batch >= 1)
+        least = self.short_side_min_px
+        require("short_side_min_px", least, "at least 32", least >= 32)
+        for name in ("short_side_max_px", "long_side_px"):
+            value = getattr(self, name)
+            require(name, value, f"at least short_side_min_px ({least})", value >= least)
+        require("test_short_side_px", self.test_short_side_px, "at least 32", self.test_short_side_px >= 32)
+        require("flip_prob", self.flip_prob, "from 0 to 1", 0 <= self.flip_prob <= 1)
+
+
+@dataclass(frozen=True)
+class SegmenterOptions:
+    """A training of SOLOv2 on true masks, or on those and pseudo-labels.
+
+    Args:
+        network: Its size; the teacher's grids are denser than the student's.
+        ranges_px: Per level, least and greatest √(box area) of its instances, pixels of the network's input. Published:
+            disjoint for the teacher, overlapping for the student.
+        dice_weight: Weight of the dice loss beside the focal loss. Published: 3.
+        train: The only phase. Published: SGD at 0.05 (teacher) or 0.01 (student).
+        views: How images are shown.
+        loop: How training is looked at, saved and logged.
+        early_fracs: Shares of the phase at which weights are kept beside the final ones: what they make of the strong
+            images teaches the refiner. Published: two checkpoints.
+    """
+
+    network: Solov2Options = field(default_factory=Solov2Options)
+    ranges_px: RangesPx = SMALL_RANGES_PX
+    dice_weight: float = DICE_WEIGHT
+    train: SegmentPhaseOptions = field(default_factory=lambda: SegmentPhaseOptions(steps=600))
+    views: ViewOptions = field(default_factory=ViewOptions)
+    loop: SegmentLoopOptions = field(default_factory=SegmentLoopOptions)
+    early_fracs: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse values that do not fit together."""
+        if len(self.ranges_px) != len(self.network.grids):
+            raise ValueError(
+                f"ranges_px: expected {len(self.network.grids)} ranges, one for each of network.grids, got "
+                f"{len(self.ranges_px)}"
+            )
+        if any(len(one) != 2 or not one[0] < one[1] for one in self.ranges_px):
+            raise ValueError(
+                f"ranges_px: expected [low, high] with low < high, got {[list(r) for r in self.ranges_px]}"
+            )
+        require("dice_weight", self.dice_weight, "above 0", self.dice_weight > 0)
+        if not all(0 < frac < 1 for frac in self.early_fracs) or len(set(self.early_fracs)) < len(self.early_fracs):
+            raise ValueError(
+                f"early_fracs: expected shares above 0 and below 1, each once, got {list(self.early_fracs)}"
+            )
+
+    @property
+    def early_steps(self) -> tuple[int, ...]:
+        """Steps after which early weights are kept."""
+        return tuple(max(1, round(frac * self.train.steps)) for frac in self.early_fracs)
+
+
+def _teacher() -> SegmenterOptions:
+    return SegmenterOptions(early_fracs=(0.5, 0.75))
+
+
+def _student() -> SegmenterOptions:
+    return SegmenterOptions(network=Solov2Options(grids=(12, 10, 8, 6, 4)), ranges_px=SMALL_OVERLAPPING_PX)
+
+
+@dataclass(frozen=True)
+class StudentOptions:
+    """The student: what of the pseudo-labels it learns from, and how.
+
+    Args:
+        learn: Its training.
+        start: ``fresh`` as published (ImageNet weights, if the network has them), or from the ``teacher``'s weights.
+        weak: Whether the pseudo-labels are learnt from; without them it is trained on the strong images alone.
+    """
+
+    learn: SegmenterOptions = field(default_factory=_student)
+    start: Literal["fresh", "teacher"] = "fresh"
+    weak: bool = True
