@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.datasets.base import DatasetReader
     from stages.data_sections import DataParams
     from stages.sections import Params
+    from stages.segmenter.sections import SegmenterParams
 
 Loc = tuple[int | str, ...]
 
@@ -58,6 +59,16 @@ def load_params(path: Path) -> "Params":
         PipelineError: If the file is missing or no YAML, or with every unknown key, wrong type and refused value in it.
     """
     params: Params = load_system(path, "crowd")
+    return params
+
+
+def load_segmenter_params(path: Path) -> "SegmenterParams":
+    """Read and check a parameter file of the system ``segmenter``, a recipe's.
+
+    Raises:
+        PipelineError: As :func:`load_params`.
+    """
+    params: SegmenterParams = load_system(path, "segmenter")
     return params
 
 

@@ -99,7 +99,8 @@ class SegmenterOptions:
         return tuple(max(1, round(frac * self.train.steps)) for frac in self.early_fracs)
 
 
-def _teacher() -> SegmenterOptions:
+def teacher_options() -> SegmenterOptions:
+    """Give the teacher's options: its early weights are kept, for the refiner."""
     return SegmenterOptions(early_fracs=(0.5, 0.75))
 
 

@@ -1,0 +1,158 @@
+"""Evaluation of SOLOv2 on the test images: COCO's AP, teacher beside student, and what the pseudo-labels were worth.
+
+Test points are read only where ``prompt: points`` asks for it; the figures' names then say so.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from pipeline.compute.files import digest_file, fresh_folder, write_json
+from pipeline.compute.progress import track
+from pipeline.datasets.images import read_image_rgb
+from pipeline.datasets.prepared import Prepared
+from pipeline.errors import PipelineError
+from pipeline.evaluation.average_precision import average_precision
+from pipeline.evaluation.given_points import mean_iou_given_points
+from pipeline.masks.schema import Provenance
+from pipeline.masks.store import MaskStore
+from pipeline.models.solo_inference import DetectOptions
+from pipeline.report.overlay import Overlay, Panel, draw_overlay, encode_png
+from pipeline.training.segment_inference import PointGuidedOptions, Segmenter
+
+METRICS_FILE = "metrics.json"
+DETECTIONS_FOLDER = "detections"
+OVERLAYS_FOLDER = "overlays"
+SHOWN_SCORE = 0.3
+"""Detections in the pictures have at least this score."""
+
+
+def _small_detections() -> DetectOptions:
+    return DetectOptions(min_area=(0, 0, 0, 0, 0), max_detections=100)
+
+
+@dataclass(frozen=True)
+class SegmentEvaluateOptions:
+    """How the student is evaluated on the test images.
+
+    Args:
+        detect: What is kept of the network's output.
+        prompt: ``none``, or ``points`` to also look masks up at the test images' points; those figures' names end in
+            ``_given_points``, and compare with nobody's AP.
+        teacher: Also evaluate the teacher.
+        pictures: Number of test images, the first ones, to draw.
+    """
+
+    detect: DetectOptions = field(default_factory=_small_detections)
+    prompt: Literal["none", "points"] = "none"
+    teacher: bool = True
+    pictures: int = 4
+
+
+@dataclass(frozen=True)
+class SegmentInputs:
+    """What an evaluation reads.
+
+    Args:
+        prepared: The data set; it has true masks.
+        test_ids: Images to evaluate on.
+        student: Its checkpoint.
+        teacher: Its checkpoint; left out when there is no such file.
+        pseudo: The masks of the weak images that the student learnt from, to be compared with the true ones.
+    """
+
+    prepared: Prepared
+    test_ids: Sequence[str]
+    student: Path
+    teacher: Path | None = None
+    pseudo: MaskStore | None = None
+
+
+def evaluate_segments(
+    inputs: SegmentInputs, *, options: SegmentEvaluateOptions, out: Path, device: torch.device
+) -> dict[str, float | int | None]:
+    """Detect on the test images; write ``metrics.json``, ``detections/`` (a mask store) and ``overlays/``.
+
+    Args:
+        inputs: Data set, images and weights.
+        options: What is kept and compared.
+        out: Folder of the result; replaced when all is done.
+        device: Where to predict.
+
+    Returns:
+        The figures.
+
+    Raises:
+        PipelineError: If there are no test images or no true masks, or a checkpoint cannot be used.
+    """
+    prepared, truth = inputs.prepared, inputs.prepared.truth
+    if not inputs.test_ids:
+        raise PipelineError(f"{prepared.folder}: has no test images; give the data set a test split")
+    if truth is None:
+        raise PipelineError(f"{prepared.folder}: has no true masks to evaluate with; use a data set that has them")
+    names = prepared.class_names
+    with fresh_folder(out) as folder:
+        student = Segmenter.load(inputs.student, n_classes=len(names), device=device)
+        store = _detect_all(student, inputs, folder / DETECTIONS_FOLDER, inputs.student, options.detect)
+        figures = average_precision(store, truth, inputs.test_ids, class_names=names).metrics()
+        if options.teacher and inputs.teacher is not None and inputs.teacher.is_file():
+            teacher = Segmenter.load(inputs.teacher, n_classes=len(names), device=device)
+            theirs = _detect_all(teacher, inputs, folder / ".teacher", inputs.teacher, options.detect)
+            found = average_precision(theirs, truth, inputs.test_ids, class_names=names).metrics()
+            figures |= {f"teacher_{name}": found[name] for name in ("ap", "ap_50", "ap_75")}
+            _remove(folder / ".teacher")
+        if options.prompt == "points":
+            prompted = _prompt_all(student, inputs, folder / "prompted", inputs.student)
+            figures |= mean_iou_given_points(prompted, truth, inputs.test_ids, class_names=names).metrics()
+        if inputs.pseudo is not None and len(inputs.pseudo):
+            weak = mean_iou_given_points(inputs.pseudo, truth, inputs.pseudo.image_ids, class_names=names)
+            figures["pseudo_label_mean_iou"] = float(f"{weak.mean_iou:.6g}")
+        figures["n_images"] = len(inputs.test_ids)
+        _draw(inputs, store, truth, folder / OVERLAYS_FOLDER, options.pictures)
+        write_json(folder / METRICS_FILE, figures)
+    return figures
+
+
+def _detect_all(
+    segmenter: Segmenter, inputs: SegmentInputs, out: Path, weights: Path, options: DetectOptions
+) -> MaskStore:
+    provenance = Provenance("solov2", 1, {"detect": str(options)}, digest_file(weights))
+    with MaskStore.create(out, provenance) as writer:
+        for image_id in track(sorted(inputs.test_ids), description="evaluate"):
+            pixels = read_image_rgb(inputs.prepared.image(image_id).path)
+            writer.add(image_id, segmenter.detect(pixels, options))
+    return MaskStore.open(out)
+
+
+def _prompt_all(segmenter: Segmenter, inputs: SegmentInputs, out: Path, weights: Path) -> MaskStore:
+    with MaskStore.create(out, Provenance("solov2_given_points", 1, {}, digest_file(weights))) as writer:
+        for image_id in track(sorted(inputs.test_ids), description="evaluate, given points"):
+            pixels = read_image_rgb(inputs.prepared.image(image_id).path)
+            writer.add(image_id, segmenter.at_points(pixels, inputs.prepared.points(image_id), PointGuidedOptions()))
+    return MaskStore.open(out)
+
+
+def _remove(folder: Path) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    folder.rmdir()
+
+
+def _draw(inputs: SegmentInputs, found: MaskStore, truth: MaskStore, folder: Path, n_pictures: int) -> None:
+    folder.mkdir()
+    for image_id in sorted(inputs.test_ids)[:n_pictures]:
+        rows, true = found.instances(image_id), truth.instances(image_id)
+        shown = rows[np.flatnonzero(rows.score >= SHOWN_SCORE)[::-1]]  # the surest on top
+        names = inputs.prepared.class_names
+        seen = ", ".join(names[k] for k in sorted(shown.class_id.tolist())) or "nothing"
+        overlay = Overlay(
+            title=image_id,
+            subtitle=f"{int((true.status == 'ok').sum())} true, {len(shown)} found (score {SHOWN_SCORE} and more)",
+            pixels=read_image_rgb(inputs.prepared.image(image_id).path),
+            panels=[Panel("True masks", true.label_map()), Panel(f"Found: {seen}", shown.label_map())],
+        )
+        (folder / f"{image_id.replace('/', '_')}.png").write_bytes(encode_png(draw_overlay(overlay)))
