@@ -23,7 +23,7 @@ from pipeline.datasets.shape_scene.outlines import KINDS
 from pipeline.datasets.shape_scene.scene import render_shapes
 
 DEFAULT_CLASSES = ("disc", "square", "triangle", "star", "cross", "crescent")
-DEFAULT_ROUGHNESS = 0.5
+DEFAULT_ROUGHNESS = 0.3
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ShapePlan:
         width_px: Width of each, px.
         objects: Fewest and most objects in a scene; any number between them is as likely.
         size_px: Least and largest √(box area) of a whole object, px, log-uniform.
-        roughness: How much light, lens and sensor trouble the picture, from 0 to 1.
+        roughness: How hard it is to see what is there, from 0 to 1: patterns, contrast, light, lens and sensor.
     """
 
     images: int

@@ -102,7 +102,7 @@ def test_the_masks_are_what_shows(monkeypatch) -> None:
     monkeypatch.setattr(
         "pipeline.datasets.shape_scene.scene.farthest_color", lambda rng, behind, surface, least: surface
     )
-    monkeypatch.setattr("pipeline.datasets.shape_scene.scene._scratch", lambda rng, canvas: None)
+    monkeypatch.setattr("pipeline.datasets.shape_scene.scene._scratch", lambda rng, canvas, most: None)
     checked = 0
     for seed in range(30):
         drawn.clear()

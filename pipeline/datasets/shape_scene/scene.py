@@ -18,7 +18,12 @@ MIN_VISIBLE_FRAC = 0.4
 """An object of which less would show is not put there."""
 FINE_SMALL, FINE_LARGE, LARGE_PX = 8, 4, 40
 """Outlines are filled on a grid so many times finer, for the shares of pixels; coarser in windows of more pixels."""
-LEAST_CONTRAST = 0.16
+CONTRASTS = (0.3, 0.16)
+"""Least distance of an object's mean colour from that behind it, in [0, 1], at roughness 0 and at 1."""
+PATTERNS = (0.1, 1.0)
+"""How strongly patterns show, at roughness 0 and at 1."""
+SCRATCHES = 6
+"""Most lines on the ground, at roughness 1."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ def render_shapes(
     size_px: tuple[float, float],
     classes: Sequence[str],
     weights: Sequence[float] | None = None,
-    roughness: float = 0.5,
+    roughness: float = 0.3,
 ) -> ShapeScene:
     """Draw a scene.
 
@@ -73,12 +78,12 @@ def render_shapes(
         size_px: Least and largest √(box area) of an object; log-uniform between them.
         classes: Names of outlines.
         weights: How often each comes, in proportion; equally often by default.
-        roughness: How much light, lens and sensor trouble the picture: 0 not at all, 1 very.
+        roughness: How hard it is to see what is there: patterns, contrast, light, lens and sensor; 0 easy, 1 very hard.
 
     Returns:
         The scene; object k is in front of object k + 1.
     """
-    surfaces = Surfaces(rng)
+    surfaces = Surfaces(rng, _between(PATTERNS, roughness))
     chances = np.full(len(classes), 1.0) if weights is None else np.array(weights, np.float64)
     wanted = rng.choice(len(classes), n_objects, p=chances / chances.sum())
     sizes = np.exp(rng.uniform(np.log(size_px[0]), np.log(size_px[1]), n_objects))
@@ -96,11 +101,11 @@ def render_shapes(
             part = label_map[found.here]
             part[(part == 0) & (found.share >= 0.5)] = len(placed)
     canvas = surfaces.draw(size_hw, 0.5 * min(size_hw))
-    _scratch(rng, canvas)
+    _scratch(rng, canvas, round(SCRATCHES * roughness))
     light_xy = np.array([np.cos(angle := rng.uniform(0, 2 * np.pi)), np.sin(angle)])
     depth = float(rng.uniform(0.2, 1.0))
     for one in reversed(placed):
-        _paint(rng, canvas, surfaces, one, light_xy, depth)
+        _paint(rng, canvas, surfaces, one, light_xy, depth, _between(CONTRASTS, roughness))
     return ShapeScene(
         image=photograph(rng, np.clip(canvas, 0, 1), roughness),
         label_map=label_map,
@@ -157,6 +162,7 @@ def _paint(
     one: _Placed,
     light_xy: NDArray[np.float64],
     depth: float,
+    contrast: float,
 ) -> None:
     """Paint one object over what is behind it, with a shadow on that, light from one side and a darker rim."""
     height, width = one.share.shape
@@ -171,7 +177,7 @@ def _paint(
     )
     canvas[around] *= 1 - np.float32(0.45 * depth) * shadow[..., None]
     behind = canvas[one.here].reshape(-1, 3).mean(axis=0)
-    surface = farthest_color(rng, behind, surfaces.draw((height, width), one.size_px), least=LEAST_CONTRAST)
+    surface = farthest_color(rng, behind, surfaces.draw((height, width), one.size_px), least=contrast)
     rows, columns = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     slope = (columns * light_xy[0] + rows * light_xy[1]).astype(np.float32)
     rim = cv2.GaussianBlur(one.share, (0, 0), max(0.5, 0.07 * one.size_px))
@@ -180,9 +186,13 @@ def _paint(
     canvas[one.here] = canvas[one.here] * (1 - share) + np.clip(surface * shade[..., None], 0, 1) * share
 
 
-def _scratch(rng: np.random.Generator, canvas: Image) -> None:
+def _between(ends: tuple[float, float], share: float) -> float:
+    return ends[0] + share * (ends[1] - ends[0])
+
+
+def _scratch(rng: np.random.Generator, canvas: Image, most: int) -> None:
     """Draw thin lines on the ground, which are nothing."""
     height, width = canvas.shape[:2]
-    for _ in range(int(rng.integers(0, 6))):
+    for _ in range(int(rng.integers(0, most + 1))):
         ends = rng.uniform((0, 0), (width, height), (2, 2)).astype(int).tolist()
         cv2.line(canvas, ends[0], ends[1], rng.random(3).tolist(), 1, cv2.LINE_AA)

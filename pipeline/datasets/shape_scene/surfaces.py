@@ -13,10 +13,12 @@ class Surfaces:
 
     Args:
         rng: Source of randomness.
+        strength: How strongly patterns show, from 0 (one colour each) to 1.
     """
 
-    def __init__(self, rng: np.random.Generator) -> None:
+    def __init__(self, rng: np.random.Generator, strength: float = 1.0) -> None:
         self._rng = rng
+        self._strength = np.float32(strength)
         self._noise = fractal_noise(rng, (NOISE_PX, NOISE_PX), coarse_cells=4, octaves=5)
 
     def draw(self, size_hw: tuple[int, int], scale_px: float) -> Image:
@@ -41,7 +43,9 @@ class Surfaces:
             share = self._repeats(size_hw, scale_px, kind)
         second = any_color(rng) * np.float32(0.6) + first * np.float32(0.4)
         color = first + share[..., None] * (second - first)
-        return np.asarray(color * (1 + np.float32(rng.uniform(0.05, 0.35)) * grain[..., None]), np.float32)
+        color = color * (1 + np.float32(rng.uniform(0.05, 0.35)) * grain[..., None])
+        mean = color.mean(axis=(0, 1))
+        return np.asarray(mean + self._strength * (color - mean), np.float32)
 
     def _repeats(self, size_hw: tuple[int, int], scale_px: float, kind: float) -> Image:
         """Stripes, checks, dots or a slope: (h, w) share of the second colour."""
