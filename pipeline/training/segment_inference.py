@@ -151,7 +151,7 @@ class Segmenter:
         image_hw = (pixels.shape[0], pixels.shape[1])
         scale = float(np.sqrt(size_hw[0] * size_hw[1] / (image_hw[0] * image_hw[1])))
         found = point_guided(
-            output, scale_points(points.points_xy, from_hw=image_hw, to_hw=size_hw), points.class_id,
+            output, scale_points(points.points_xy, from_hw=image_hw, to_hw=size_hw), np.array(points.class_id),
             size_hw=size_hw, padded_hw=whole_hw, choose=options.choose, min_area=options.min_area,
             generator=torch.Generator().manual_seed(seed), ranges_px=self.ranges_px,
             sizes_px=None if sizes_px is None else sizes_px * scale,
