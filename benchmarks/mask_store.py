@@ -50,6 +50,7 @@ def random_instances(rng: np.random.Generator, count: int, size_hw: tuple[int, i
 def drawn_images(rng: np.random.Generator, counts: NDArray[np.int64], pool: Instances) -> list[tuple[str, Instances]]:
     """Fill images with instances from a pool, of which each may come several times."""
     columns = {one.name: getattr(pool, one.name) for one in dataclasses.fields(pool)}
+    columns = {name: column for name, column in columns.items() if column is not None}
     size_hw, rles, _ = (columns.pop(name) for name in ("size_hw", "rle", "point_id"))
     images = []
     for number, count in enumerate(counts.tolist()):

@@ -167,7 +167,9 @@ def shrink_masks(masks: Tensor) -> Tensor:
     A mask that fills no block by half keeps its fullest blocks, so that what has pixels has a target.
     """
     n, height, width = masks.shape
-    blocks = masks.bool().view(torch.uint8).view(n, height // MASK_STRIDE, MASK_STRIDE, width // MASK_STRIDE, -1)
+    blocks = (
+        masks.bool().view(torch.uint8).view(n, height // MASK_STRIDE, MASK_STRIDE, width // MASK_STRIDE, MASK_STRIDE)
+    )
     count = blocks.sum(dim=4, dtype=torch.uint8).sum(dim=2, dtype=torch.uint8)
     if not n:
         return count.bool()

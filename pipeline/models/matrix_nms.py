@@ -41,7 +41,7 @@ def _tiles(masks: Tensor) -> tuple[Tensor, Tensor]:
     n, height, width = masks.shape
     down, across = -(-height // _TILE), -(-width // _TILE)
     padded = F.pad(masks.view(torch.uint8), (0, across * _TILE - width, 0, down * _TILE - height))
-    tiles = padded.view(n, down, _TILE, across, _TILE).permute(1, 3, 0, 2, 4).reshape(-1, n, _TILE * _TILE)
+    tiles = padded.view(n, down, _TILE, across, _TILE).permute(1, 3, 0, 2, 4).reshape(down * across, n, _TILE * _TILE)
     return tiles, (tiles > 0).any(dim=2)
 
 

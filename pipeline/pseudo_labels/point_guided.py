@@ -20,7 +20,7 @@ class. There, points that are lost so become background for the student; trainin
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -353,5 +353,5 @@ def guided_instances(
         class_probs=found.class_probs.cpu().numpy() if keep_prob else None,
         source=[ALGORITHM] * n, status=list(found.status), round=round,
     )  # fmt: skip
-    rows.status[(rows.area_px == 0) & (rows.status != "collision")] = "empty"
-    return rows
+    vanished = (rows.area_px == 0) & (rows.status != "collision")
+    return replace(rows, status=np.where(vanished, "empty", rows.status))

@@ -141,3 +141,55 @@ def test_a_label_without_a_row_is_refused(bad: int) -> None:
         Instances.from_label_map(
             label_map, point_id=[0, 1, 2], points_xy=np.zeros((3, 2)), radius_px=np.ones(3), source="truth", status="ok"
         )
+
+
+OPTIONAL = {
+    "nms_decay": [0.5, np.nan, 1.0],
+    "class_probs": [[0.25, 0.5], [np.nan, np.nan], [0.0, 1.0]],
+    "prob_q8": [b"abc", None, b""],
+}
+
+
+def test_optional_columns_travel_with_their_rows() -> None:
+    plain, more = three_instances(), three_instances(**OPTIONAL)
+    assert (plain.nms_decay, plain.class_probs, plain.prob_q8) == (None, None, None)
+    chosen = more[[2, 0]]
+    assert chosen.nms_decay is not None
+    assert chosen.class_probs is not None
+    assert chosen.nms_decay.dtype == chosen.class_probs.dtype == np.float32
+    assert chosen.nms_decay.tolist() == [1.0, 0.5]
+    assert chosen.class_probs.tolist() == [[0.0, 1.0], [0.25, 0.5]]
+    assert chosen.prob_q8 == [b"", b"abc"]
+    assert more.equals(three_instances(**OPTIONAL))
+    for name, other in (
+        ("nms_decay", [0.5, 0.1, 1.0]),
+        ("class_probs", np.ones((3, 2))),
+        ("prob_q8", [b"", None, b""]),
+    ):
+        assert not more.equals(three_instances(**OPTIONAL | {name: other}))
+        assert not more.equals(three_instances(**OPTIONAL | {name: None}))
+        assert not plain.equals(three_instances(**{name: other}))
+
+
+def test_an_optional_column_without_a_value_is_none() -> None:
+    nothing = three_instances(nms_decay=[np.nan] * 3, class_probs=np.full((3, 4), np.nan), prob_q8=[None] * 3)
+    assert nothing.equals(three_instances())
+    assert three_instances(**OPTIONAL)[[1]].equals(three_instances()[[1]])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"nms_decay": [0.5]}, r"nms_decay: expected shape \(3,\) as there are 3 masks, got \(1,\)"),
+        ({"class_probs": [0.5, 0.5, 0.5]}, r"class_probs: expected shape \(3, C\) as there are 3 masks, got \(3,\)"),
+        ({"prob_q8": [b""]}, "prob_q8: expected 3 values as there are 3 masks, got 1"),
+    ],
+)
+def test_optional_columns_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        three_instances(**changes)
+
+
+@pytest.mark.parametrize("status", ["small", "duplicate", "collision"])
+def test_points_of_a_lookup_may_have_lost_their_mask(status: str) -> None:
+    assert three_instances(status=[status, "ok", "empty"]).status[0] == status

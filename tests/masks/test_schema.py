@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,20 +11,23 @@ from pipeline.masks.rle import Window
 from pipeline.masks.schema import (
     ROW_SCHEMA,
     Provenance,
+    instances_from_bytes,
     instances_to_batch,
+    instances_to_bytes,
     metadata_to_provenance,
     provenance_to_metadata,
+    row_schema,
     table_to_instances,
 )
 
 FILE = Path("part-0000.parquet")
 
 
-def two_instances() -> Instances:
+def two_instances(**optional: Any) -> Instances:
     windows = [Window(np.ones((2, 2), bool), 1, 0), Window(np.zeros((0, 0), bool), 0, 0)]
     return Instances.from_windows(
         (5, 7), windows, point_id=[8, 3], points_xy=np.array([[1.5, 0.5], [-4.0, 9.0]]), radius_px=[2.0, np.nan],
-        score=[0.25, np.nan], source=["head", "fallback"], status=["ok", "empty"],
+        score=[0.25, np.nan], source=["head", "fallback"], status=["ok", "empty"], **optional,
     )  # fmt: skip
 
 
@@ -76,3 +80,33 @@ def test_metadata_does_not_depend_on_the_order_of_params() -> None:
 def test_files_that_cannot_be_read_are_refused(metadata: dict[bytes, bytes] | None, message: str) -> None:
     with pytest.raises(PipelineError, match=message):
         metadata_to_provenance(metadata, FILE)
+
+
+OPTIONAL: dict[str, Any] = {
+    "nms_decay": [0.5, np.nan],
+    "class_probs": [[0.25, 0.5, np.nan], [np.nan, np.nan, np.nan]],
+    "prob_q8": [None, b"\x00\x01"],
+}
+
+
+@pytest.mark.parametrize("names", [(), ("prob_q8",), ("class_probs",), ("nms_decay", "prob_q8"), tuple(OPTIONAL)])
+def test_optional_columns_are_there_where_they_have_values(names: tuple[str, ...]) -> None:
+    instances = two_instances(**{name: OPTIONAL[name] for name in names})
+    rows = pa.Table.from_batches([instances_to_batch("a", instances)])
+    assert rows.schema == row_schema(names)
+    assert rows.schema.names == [*ROW_SCHEMA.names, *names]
+    assert table_to_instances(rows, (5, 7)).equals(instances[[1, 0]])
+    assert instances_from_bytes(instances_to_bytes(instances), (5, 7)).equals(instances[[1, 0]])
+
+
+def test_optional_columns_asked_for_are_null_where_they_have_no_values() -> None:
+    rows = pa.Table.from_batches([instances_to_batch("a", two_instances(), optional=OPTIONAL)])
+    assert rows.schema.names == [*ROW_SCHEMA.names, "nms_decay", "class_probs", "prob_q8"]
+    assert [rows[name].null_count for name in OPTIONAL] == [2, 2, 2]
+    assert table_to_instances(rows, (5, 7)).equals(two_instances()[[1, 0]])
+
+
+def test_class_probs_are_null_in_a_row_without_them() -> None:
+    rows = pa.Table.from_batches([instances_to_batch("a", two_instances(**OPTIONAL))])
+    assert rows["class_probs"].to_pylist() == [None, [0.25, 0.5, None]]
+    assert rows["nms_decay"].to_pylist() == [None, 0.5]

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -200,3 +201,40 @@ def test_missing_and_damaged_parts_are_named(tmp_path: Path) -> None:
 def test_an_unknown_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match=r"has no image 'nobody'; it lists 9 images, the first is 'lone'"):
         write_store(tmp_path / "s", some_images()).instances("nobody")
+
+
+def with_optional(instances: Instances, seed: int) -> Instances:
+    rng, n = np.random.default_rng(seed), len(instances)
+    probs = rng.random((n, 3)).astype(np.float32)
+    probs[rng.random(n) < 0.4] = np.nan
+    return dataclasses.replace(
+        instances,
+        nms_decay=np.where(rng.random(n) < 0.3, np.nan, rng.random(n)),
+        class_probs=probs,
+        prob_q8=[None if rng.random() < 0.3 else rng.bytes(int(rng.integers(0, 9))) for _ in range(n)],
+    )
+
+
+def test_optional_columns_come_back_beside_images_without_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "GROUP_ROWS", 9)
+    images = some_images()
+    for seed, image_id in enumerate(("test/03", "test/04", "train/a")):
+        images[image_id] = with_optional(images[image_id], seed)
+    store = write_store(tmp_path / "s", images)
+    assert len(store.files) == 1
+    for image_id, instances in images.items():
+        assert store.instances(image_id).equals(instances)
+    assert images["test/03"].class_probs is not None
+    written = store.read_columns(["point_id", "nms_decay", "class_probs"])
+    assert written["nms_decay"].null_count >= len(images["test/00"])
+
+
+def test_a_store_has_only_the_optional_columns_that_a_method_gives(tmp_path: Path) -> None:
+    plain, some = random_instances(4, 0), random_instances(4, 0)
+    some = dataclasses.replace(some, nms_decay=[0.5, 1.0, np.nan, 0.1])
+    without, more = (write_store(tmp_path / name, {"a": rows}) for name, rows in (("p", plain), ("q", some)))
+    names = pq.read_schema(without.files[0]).names
+    assert names[-1] == "round"
+    assert pq.read_schema(more.files[0]).names == [*names, "nms_decay"]
+    assert without.read_columns(["nms_decay", "score"])["nms_decay"].to_pylist() == [None] * 4
+    assert more.read_columns(["nms_decay"])["nms_decay"].to_pylist() == pytest.approx([0.5, 1.0, None, 0.1])

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.models.backbones import build_backbone
+from pipeline.models.backbones import PYRAMID_STRIDES, build_backbone
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,40 @@ def test_pretrained_weights_offline_say_what_to_do(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(PipelineError, match=r"weights of 'resnet10t' cannot be loaded.*set model.pretrained: false"):
         build_backbone("resnet10t", pretrained=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "strides", "channels"),
+    [
+        ("resnet10t", (4, 8, 16, 32), (64, 128, 256, 512)),
+        ("mobilenetv3_small_050", (4, 8, 32), (8, 16, 288)),
+        ("compact", (4, 8, 16, 32), (16, 32, 48, 64)),
+        ("compact", (8, 16), (32, 48)),
+    ],
+)
+def test_taps_have_the_strides_that_are_asked_for(
+    name: str, strides: tuple[int, ...], channels: tuple[int, ...]
+) -> None:
+    backbone = build_backbone(name, pretrained=False, strides=strides).eval()
+    with torch.no_grad():
+        maps = backbone(torch.zeros(1, 3, 32, 64))
+    assert backbone.channels == channels
+    assert [tuple(one.shape) for one in maps] == [
+        (1, width, 32 // stride, 64 // stride) for width, stride in zip(channels, strides, strict=True)
+    ]
+
+
+def test_the_compact_encoder_has_no_stage_behind_its_last_tap() -> None:
+    whole, part = (build_backbone("compact", pretrained=False, strides=s) for s in (PYRAMID_STRIDES, (8, 16)))
+    assert sum(p.numel() for p in whole.parameters()) == 118_608
+    assert sum(p.numel() for p in part.parameters()) < 60_000
+
+
+def test_network_without_a_pyramid_stride_is_refused() -> None:
+    with pytest.raises(PipelineError, match="expected 4, 8, 16 and 32 among them"):
+        build_backbone("vit_tiny_patch16_224", pretrained=False, strides=PYRAMID_STRIDES)
+
+
+def test_the_compact_encoder_has_no_weights_to_load() -> None:
+    with pytest.raises(PipelineError, match=r"model.pretrained: 'compact' has no ImageNet weights; set it to false"):
+        build_backbone("compact", pretrained=True)
