@@ -157,8 +157,8 @@ def random_crop(scene: Scene, options: CropOptions, *, generator: np.random.Gene
     pixels[:] = PADDING_RGB
     pixels[:out_h, :out_w] = scaled
     label_map = np.zeros((options.size_px, options.size_px), dtype=np.int32)
-    rows = y0 + _nearest_index(height, out_h)
-    columns = x0 + _nearest_index(width, out_w)
+    rows = y0 + nearest_index(height, out_h)
+    columns = x0 + nearest_index(width, out_w)
     label_map[:out_h, :out_w] = scene.label_map[np.ix_(rows, columns)]
 
     points_xy = (scene.points_xy - (x0, y0) + 0.5) * (out_w / width, out_h / height) - 0.5
@@ -183,7 +183,7 @@ def _random_span(side_px: int, window_px: int, size_px: int, generator: np.rando
     return start, length, size_px if length == window_px else min(size_px, max(1, round(length * size_px / window_px)))
 
 
-def _nearest_index(length: int, out_length: int) -> npt.NDArray[np.int64]:
+def nearest_index(length: int, out_length: int) -> npt.NDArray[np.int64]:
     """Give for each pixel of the scaled span the one of the span that its centre falls on."""
     return ((np.arange(out_length) + 0.5) * (length / out_length)).astype(np.int64)
 

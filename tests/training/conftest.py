@@ -25,6 +25,7 @@ from pipeline.training.options import (
 from pipeline.training.pseudo_labels import write_pseudo_labels
 from pipeline.training.run_place import RunPlace
 from tests.training.blobs import write_blob_dataset
+from tests.training.rough_scenes import RoughRun, write_rough_dataset
 
 CPU = torch.device("cpu")
 MODEL = CrowdNetOptions(width=8, mask_width=8, embed_dim=4, prior_prob=0.4)  # so that a few steps find something
@@ -118,6 +119,18 @@ def blob_data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("blobs")
     write_blob_dataset(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def rough_data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("rough")
+    write_rough_dataset(folder)
+    return folder
+
+
+@pytest.fixture
+def rough_run(tmp_path, rough_data) -> RoughRun:
+    return RoughRun(rough_data, tmp_path)
 
 
 @pytest.fixture
