@@ -155,3 +155,10 @@ def finished_run(tmp_path_factory, blob_data) -> BlobRun:
     run.pseudo_label()
     run.retrain()
     return run
+
+
+@pytest.fixture
+def ready_run(finished_run, blob_run):
+    for folder in ("warmup", "pseudo_label"):
+        (blob_run.root / folder).symlink_to(finished_run.root / folder)
+    return blob_run

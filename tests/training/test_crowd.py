@@ -16,7 +16,6 @@ import torch
 from pipeline.compute.files import read_table, write_table
 from pipeline.datasets.prepared import POINTS_FILE, POINTS_SCHEMA
 from pipeline.errors import PipelineError
-from pipeline.evaluation.calibration import matching_threshold
 from pipeline.masks.instances import Instances
 from pipeline.masks.store import MaskStore
 from pipeline.training import crowd_losses
@@ -209,13 +208,6 @@ def test_nonsense_for_a_labelled_image_changes_the_teacher(finished_run, tmp_pat
     assert run.teacher.read_bytes() != finished_run.teacher.read_bytes()
 
 
-@pytest.fixture
-def ready_run(finished_run, blob_run):
-    for folder in ("warmup", "pseudo_label"):
-        (blob_run.root / folder).symlink_to(finished_run.root / folder)
-    return blob_run
-
-
 def test_the_ema_teacher_trains_another_student(ready_run, finished_run):
     ready_run.retrain(replace(RETRAIN, teacher="ema"))
     student = (ready_run.root / "retrain" / "model.safetensors").read_bytes()
@@ -328,47 +320,6 @@ def test_the_oracle_reads_test_images_and_moves_no_weight(finished_run, blob_run
     run = blob_run
     now = count_test_images(net, run.prepared, run.splits.test, options=WARMUP.loop, device=CPU)
     assert figures["oracle_best_mae"] <= now["mae"]
-
-
-def test_without_weight_pseudo_labels_do_not_matter(ready_run):
-    """A weight of zero trains the same student as a store without images."""
-    options = replace(RETRAIN, unlabeled=UnlabeledOptions(weight_max=0.0, weight_start=0.0))
-    ready_run.retrain(options)
-    weights = (ready_run.root / "retrain" / "model.safetensors").read_bytes()
-    (ready_run.root / "pseudo_label").unlink()
-    write_masks(ready_run.root / "pseudo_label", {})
-    ready_run.retrain(options)
-    assert (ready_run.root / "retrain" / "model.safetensors").read_bytes() == weights
-
-
-def test_unlabelled_images_take_part_in_the_named_phases_only(ready_run):
-    for phases in ((), ("count",), ("mask", "constraint")):
-        ready_run.retrain(replace(RETRAIN, unlabeled=UnlabeledOptions(phases=phases)))
-        lines = (ready_run.root / "logs" / "retrain.jsonl").read_text().splitlines()
-        learnt = {name.split("/")[0] for line in lines for name in json.loads(line) if "/unlabeled_" in name}
-        assert learnt == set(phases)
-
-
-def test_pseudo_points_can_match_the_labelled_count(ready_run):
-    figures = ready_run.retrain(replace(RETRAIN, unlabeled=replace(RETRAIN.unlabeled, match_count=True)))
-    run = ready_run
-    labeled = [len(run.prepared.points(one)) for one in (*run.splits.labeled_train, *run.splits.labeled_val)]
-    pseudo = MaskStore.open(run.root / "pseudo_label")
-    scores = [pseudo.instances(one).score for one in pseudo.image_ids]
-    assert figures["point_prob"] == matching_threshold(scores, mean_count=np.mean(labeled))
-    with_match = (run.root / "retrain" / "last.safetensors").read_bytes()
-    run.retrain(replace(RETRAIN, unlabeled=replace(RETRAIN.unlabeled, point_prob=figures["point_prob"])))
-    assert (run.root / "retrain" / "last.safetensors").read_bytes() == with_match
-    run.retrain()
-    assert (run.root / "retrain" / "last.safetensors").read_bytes() != with_match
-
-
-def test_a_student_without_unlabelled_phases_is_one_without_weight(ready_run):
-    weights = []
-    for unlabeled in (UnlabeledOptions(phases=()), UnlabeledOptions(weight_max=0.0, weight_start=0.0)):
-        ready_run.retrain(replace(RETRAIN, unlabeled=unlabeled))
-        weights.append((ready_run.root / "retrain" / "last.safetensors").read_bytes())
-    assert weights[0] == weights[1]
 
 
 def test_a_set_without_held_out_images_is_refused(blob_run):
