@@ -97,9 +97,9 @@ def load_system(path: Path, system: str | None) -> Any:
     if named not in SYSTEMS:
         raise PipelineError(f"{path}: system: expected one of {', '.join(SYSTEMS)}, got {_show(named)}")
     if system is not None and named != system:
-        command = "python -m stages.segmenter.<stage>" if named == "segmenter" else "python -m stages.<stage>"
+        package = "stages.segmenter" if named == "segmenter" else "stages"
         raise PipelineError(
-            f"{path}: is for the system {named}, whose stages are called {command}; this one is {system}'s"
+            f"{path}: is for the system {named}; expected one for {system}: run python -m {package}.<stage> instead"
         )
     module_name, class_name = SYSTEMS[named].split(":")
     kind = getattr(importlib.import_module(module_name), class_name)  # late: it imports the networks

@@ -104,6 +104,21 @@ class RunPaths(DatasetPaths):
         return self.run / self._round_place / "pseudo_label"
 
     @property
+    def rough(self) -> Path:
+        """Mask stores ``early_1`` and so on: what the teacher's early weights make of the strong images."""
+        return self.run / "rough"
+
+    @property
+    def refiner(self) -> Path:
+        """The network that refines masks: the same files as the teacher's."""
+        return self.run / "refiner"
+
+    @property
+    def refined(self) -> Path:
+        """Mask store of ``refine``: the pseudo-labels, refined."""
+        return self.run / "refined"
+
+    @property
     def retrain(self) -> Path:
         """Student: the same files as the teacher's."""
         return self.run / self._round_place / "retrain"

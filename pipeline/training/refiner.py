@@ -1,31 +1,21 @@
 """Training of MaskRefineNet (PointWSSIS, CVPR 2023) on a teacher's rough masks of the strong images."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from pipeline.compute.files import digest_json, fresh_folder, write_json
-from pipeline.compute.progress import JsonLines
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.splits import Splits
 from pipeline.errors import PipelineError
 from pipeline.losses.refine import refine_loss
 from pipeline.masks.rle import Window, rle_to_window
 from pipeline.masks.store import MaskStore
-from pipeline.models.refine_net import RefineNet, build_refine_net
-from pipeline.training.checkpoint import LAST_FILE, MODEL_FILE, RESCUED_FILE, ModelRecord, ResumeFile, save_model
-from pipeline.training.choice import Chosen
-from pipeline.training.curves import CURVES_FOLDER, write_curves
+from pipeline.models.refine_net import build_refine_net
 from pipeline.training.kept import Kept
-from pipeline.training.loop import Trained, Training
 from pipeline.training.options import result_options
 from pipeline.training.phases import Phase
 from pipeline.training.ranks import launch
@@ -33,7 +23,8 @@ from pipeline.training.refine_crops import KeptImage, RefineBatch, RefineBatches
 from pipeline.training.refine_options import RefinerOptions
 from pipeline.training.refine_pairs import RefinePair, refine_pairs
 from pipeline.training.refinement import KIND, refine_masks
-from pipeline.training.run_place import FIGURES_FILE, RunPlace, digest_tables
+from pipeline.training.run_place import RunPlace, digest_tables
+from pipeline.training.training_run import TrainingRun
 
 ALGORITHM_VERSION = 1
 """Raised by hand when the same inputs train other weights; unfinished trainings of another version start anew."""
@@ -145,74 +136,28 @@ def train_refiner(
     phase = Phase(
         "train", options.train, LEARNING, batches, RefineLoss(options.ce_weight, fabric.device), batches.describe
     )
-    digest = digest_json(
-        {
-            "kind": KIND,
+    looks = HeldOutPairs(held_out, images, options, fabric.device)
+    run = TrainingRun(
+        kind=KIND,
+        architecture={"network": asdict(options.network), "n_classes": n_classes},
+        parameters={**result_options(options), "seed": seed},
+        inputs={
             "version": ALGORITHM_VERSION,
-            "options": result_options(options),
-            "n_classes": n_classes,
-            "seed": seed,
             "splits": asdict(splits),
             "data": digest_tables([prepared.folder, truth.path, *(store.path for store in rough)]),
-        }
+        },
+        options=options.loop,
+        place=place,
+        description=DESCRIPTION,
     )
-    run = _Run(net, options, seed, place)
-    trained = run.train(phase, HeldOutPairs(held_out, images, options, fabric.device), fabric, digest)
-    return run.write(trained, n_pairs=len(pairs)) if fabric.is_global_zero else {}
-
-
-@dataclass(frozen=True)
-class _Run:
-    net: RefineNet
-    options: RefinerOptions
-    seed: int
-    place: RunPlace
-
-    def train(self, phase: Phase[RefineBatch], held_out: HeldOutPairs, fabric: Fabric, digest: str) -> Trained:
-        resume = ResumeFile(self.place.resume, digest=digest)
-
-        def rescue(good: Chosen) -> Path:
-            path = self.place.resume / RESCUED_FILE
-            self._save(path, good)
-            return path
-
-        with self._log(fabric, append=resume.path.is_file()) as log:
-            return Training(
-                self.net.to(fabric.device).to(memory_format=torch.channels_last),
-                [phase],
-                options=self.options.loop,
-                fabric=fabric,
-                evaluate=lambda net, _: held_out.figures(net),
-                error_name="error",
-                resume=resume,
-                log=log,
-                rescue=rescue,
-            ).run(DESCRIPTION)
-
-    def write(self, trained: Trained, *, n_pairs: int) -> dict[str, float]:
-        """Write weights, curves and figures, and forget the resumable state."""
-        figures = {
-            "chosen_step": trained.chosen.step,
-            **{f"held_out_{name}": value for name, value in trained.chosen.metrics.items()},
-            "last_step": trained.last.step,
-            **{f"last_held_out_{name}": value for name, value in trained.last.metrics.items()},
-            "n_pairs": n_pairs,
-        }
-        with fresh_folder(self.place.out) as folder:
-            self._save(folder / MODEL_FILE, trained.chosen)
-            self._save(folder / LAST_FILE, trained.last)
-            write_curves(folder / CURVES_FOLDER, trained.curves)
-            write_json(folder / FIGURES_FILE, figures)
-        ResumeFile(self.place.resume, digest="").clear()
-        return figures
-
-    def _log(self, fabric: Fabric, *, append: bool) -> AbstractContextManager[JsonLines | None]:
-        return JsonLines(self.place.log, append=append) if fabric.is_global_zero else nullcontext()
-
-    def _save(self, path: Path, kept: Chosen) -> None:
-        architecture: dict[str, Any] = {"network": asdict(self.options.network), "n_classes": self.net.n_classes}
-        parameters = {**result_options(self.options), "seed": self.seed}
-        save_model(path, kept.weights, ModelRecord(KIND, architecture, parameters, kept.step, kept.metrics))
+    return run.train(
+        net,
+        [phase],
+        fabric=fabric,
+        evaluate=lambda network, _: looks.figures(network),
+        error_name="error",
+        extra_figures=lambda: {"n_pairs": len(pairs)},
+    )
 
 
 def _rough_window(pair: RefinePair) -> Window:

@@ -116,8 +116,10 @@ class StudentOptions:
         learn: Its training.
         start: ``fresh`` as published (ImageNet weights, if the network has them), or from the ``teacher``'s weights.
         weak: Whether the pseudo-labels are learnt from; without them it is trained on the strong images alone.
+        masks: Which pseudo-labels: ``refined``, or as the stage ``pseudo_label`` gives them.
     """
 
     learn: SegmenterOptions = field(default_factory=_student)
     start: Literal["fresh", "teacher"] = "fresh"
     weak: bool = True
+    masks: Literal["pseudo_label", "refined"] = "refined"

@@ -42,7 +42,7 @@ def main(
         test_ids=run.splits.test,
         student=paths.retrain / MODEL_FILE,
         teacher=paths.warmup / MODEL_FILE,
-        pseudo=MaskStore.open(paths.pseudo_label),
+        pseudo=MaskStore.open(paths.refined if settings.retrain.masks == "refined" else paths.pseudo_label),
     )
     figures = evaluate_segments(inputs, options=settings.evaluate, out=paths.evaluate, device=resolve_device(device))
     console.print(metrics_table(figures, title=f"{dataset}, {labeled_pct} % strong, seed {seed}"))

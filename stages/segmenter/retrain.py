@@ -47,7 +47,7 @@ def main(
         inputs.prepared,
         inputs.splits,
         MaskStore.open(paths.annotate),
-        MaskStore.open(paths.pseudo_label),
+        MaskStore.open(paths.refined if settings.retrain.masks == "refined" else paths.pseudo_label),
         paths.warmup / MODEL_FILE,
         options=settings.retrain,
         seed=seed,

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.training.evaluate_segments import SegmentEvaluateOptions
+from pipeline.training.refine_options import RefinerOptions
 from pipeline.training.segment_inference import PointGuidedOptions
 from pipeline.training.segmenter_options import SegmenterOptions, StudentOptions, teacher_options
 from stages.data_sections import DataParams
@@ -17,6 +18,7 @@ class SegmenterParams(DataParams):
         system: Which system the file is for.
         warmup: The teacher.
         pseudo_label: Masks for the weak images' points.
+        refiner: The network that refines those masks.
         retrain: The student.
         evaluate: Test figures and pictures.
     """
@@ -24,5 +26,6 @@ class SegmenterParams(DataParams):
     system: Literal["segmenter"] = "segmenter"
     warmup: SegmenterOptions = field(default_factory=teacher_options)
     pseudo_label: PointGuidedOptions = field(default_factory=PointGuidedOptions)
+    refiner: RefinerOptions = field(default_factory=RefinerOptions)
     retrain: StudentOptions = field(default_factory=StudentOptions)
     evaluate: SegmentEvaluateOptions = field(default_factory=SegmentEvaluateOptions)
