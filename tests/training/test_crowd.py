@@ -109,7 +109,7 @@ MOMENTS = {
         saves, save, torch.save = [], torch.save, die_at_third
     """,
     "while the result is written": """
-        crowd_run.write_curves = lambda folder, curves: die()
+        training_run.write_curves = lambda folder, curves: die()
     """,
     "when the result is in place": """
         checkpoint.ResumeFile.clear = lambda self: die()
@@ -125,7 +125,7 @@ def killed_roots(finished_run, tmp_path_factory):
         import json, os, signal, sys, textwrap
         from pathlib import Path
         import torch
-        from pipeline.training import checkpoint, crowd_run, mean_teacher
+        from pipeline.training import checkpoint, mean_teacher, training_run
         from tests.training.conftest import BlobRun
         def die():
             os.kill(os.getpid(), signal.SIGKILL)
