@@ -98,3 +98,12 @@ def test_a_file_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match=r"x\.json: has changed while it was read"):
         read_annotations(path, spans)
     assert read_annotations(path, np.zeros((0, 2), np.int64)) == []
+
+
+def test_annotations_of_many_mixed_images_stay_in_the_order_of_the_file(tmp_path: Path) -> None:
+    owners = np.random.default_rng(0).choice([9, 25, 30], 600).tolist()
+    annotations = [{"id": number, "image_id": owner} for number, owner in enumerate(owners)]
+    path = write(tmp_path / "x.json", coco_content(annotations=annotations))
+    for image, owner in zip(index_coco(path).images, (9, 25, 30), strict=True):
+        found = [one["id"] for one in read_annotations(path, image.spans)]
+        assert found == [number for number, one in enumerate(owners) if one == owner]

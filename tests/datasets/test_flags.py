@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from pipeline.datasets.flags import PointFlag, flag_names, flags_to_column, inside_image, repeated_points
+from pipeline.datasets.prepared import REGION
 
 
 @pytest.mark.parametrize(
@@ -10,6 +11,8 @@ from pipeline.datasets.flags import PointFlag, flag_names, flags_to_column, insi
         (0, ""),
         (PointFlag.OUTSIDE, "outside"),
         (PointFlag.DUPLICATE | PointFlag.OUTSIDE, "outside|duplicate"),
+        (PointFlag.REGION, REGION),
+        (PointFlag.NO_MASK | PointFlag.BAD_BOX, "bad_box|no_mask"),
         (PointFlag.BLURRED | PointFlag.FULLY_OCCLUDED, "fully_occluded|blurred"),
     ],
 )

@@ -107,3 +107,11 @@ def test_faults_are_explained(tmp_path: Path, old: str, new: str, fault: str) ->
     with pytest.raises(PipelineError, match="scenes.yaml: mend these entries") as caught:
         SyntheticShapesReader().scan(write(tmp_path, SCENES.replace(old, new)))
     assert fault in str(caught.value)
+
+
+def test_splits_of_one_plan_hold_different_scenes(tmp_path: Path) -> None:
+    plan = "{images: 1, height_px: 32, width_px: 32, objects: [2, 4], size_px: [6, 20]}"
+    images = read_all(write(tmp_path, f"splits: {{train: {plan}, val: {plan}, test: {plan}}}"))
+    first, second, third = (image.pixels for image in images.values())
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(second, third)
