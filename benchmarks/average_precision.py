@@ -2,6 +2,7 @@
 
 import dataclasses
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -87,21 +88,22 @@ def json_ap(detections: MaskStore, truth: MaskStore, n_images: int) -> float:
 
 def measure(*, scale: float = 1.0) -> list[Row]:
     """Evaluate images of 100 masks each; ``scale`` below 1 takes a part of the images."""
-    return on_one_core(one_core_rows, scale)
-
-
-def one_core_rows(scale: float) -> list[Row]:
-    """Measure in this process."""
-    n_images = max(2, round(IMAGES * scale))
-    n_json = max(1, min(n_images // 5, JSON_IMAGES))  # the smaller form comes first
     with tempfile.TemporaryDirectory() as folder:
-        found, truth = write_stores(Path(folder), n_images)
-        streamed_ap(found, truth, 1)  # what is loaded once
-        their_mib = added_memory_mib(lambda: json_ap(found, truth, n_json))
-        our_mib = added_memory_mib(lambda: streamed_ap(found, truth, n_images))
-        our_s, their_s = core_seconds(
-            lambda: streamed_ap(found, truth, n_images), lambda: json_ap(found, truth, n_json), rounds=1
-        )
+        write_stores(Path(folder), max(2, round(IMAGES * scale)))  # here: its memory is not to be counted
+        return on_one_core(partial(one_core_rows, Path(folder)), scale)
+
+
+def one_core_rows(folder: Path, _: float) -> list[Row]:
+    """Measure the stores of a folder in this process."""
+    found, truth = MaskStore.open(folder / "found"), MaskStore.open(folder / "truth")
+    n_images = len(truth)
+    n_json = max(1, min(n_images // 5, JSON_IMAGES))  # the smaller form comes first
+    streamed_ap(found, truth, 1)  # what is loaded once
+    their_mib = added_memory_mib(lambda: json_ap(found, truth, n_json))
+    our_mib = added_memory_mib(lambda: streamed_ap(found, truth, n_images))
+    our_s, their_s = core_seconds(
+        lambda: streamed_ap(found, truth, n_images), lambda: json_ap(found, truth, n_json), rounds=1
+    )
     whole_mib = our_mib * IMAGES / n_images
     name = f"COCO JSON in memory ({n_json:,} images, extrapolated)"
     work = f"{n_images:,} images of {MASKS} masks, {CLASSES} classes, one core"

@@ -13,8 +13,9 @@ def test_both_forms_find_the_same(tmp_path) -> None:
     assert 0.3 < ours < 0.9
 
 
-def test_a_small_run_gives_its_rows() -> None:
-    seconds, memory = one_core_rows(0.0004)
+def test_a_small_run_gives_its_rows(tmp_path) -> None:
+    write_stores(tmp_path, 2)
+    seconds, memory = one_core_rows(tmp_path, 0.0004)
     assert seconds.work == memory.work == "2 images of 100 masks, 80 classes, one core"
     assert seconds.reference == "COCO JSON in memory (1 images, extrapolated)"
     assert seconds.met is None

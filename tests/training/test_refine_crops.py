@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -92,17 +94,22 @@ def test_random_crops_hold_the_point_and_stay_aligned(seed, x, y, w, h, point_x,
         np.testing.assert_array_equal(mask[sure], crop.pixels[..., channel][sure] > 128)
 
 
-def test_the_heat_lies_where_the_point_does():
+@pytest.mark.parametrize(
+    ("scale_max", "pixel_px"),
+    [(0.6, 3.0), (2.5, 7.0)],  # the latter far larger than the crop: most of it is cut off
+)
+def test_the_heat_lies_where_the_point_does(scale_max, pixel_px):
     pixels = np.zeros((*IMAGE_HW, 3), np.uint8)
-    pixels[20, 30] = 255
-    rough = rough_box(24, 14, 12, 12, (30.0, 20.0))
+    pixels[15, 35] = 255
+    rough = rough_box(24, 14, 12, 12, (35.0, 15.0))
     pair = RefinePair("a", rough, rough.rle, 144)
+    options = replace(OPTIONS, scale_max=scale_max, scale_min=0.9 * scale_max)
     for seed in range(20):
-        crop = random_crop(pixels, pair, OPTIONS, generator=np.random.default_rng(seed))
+        crop = random_crop(pixels, pair, options, generator=np.random.default_rng(seed))
         light = np.where(crop.valid, crop.pixels[..., 0], 0)
         bright = np.argwhere(light == light.max()).mean(axis=0)
         peak = np.array(np.unravel_index(crop.heat.argmax(), crop.heat.shape))
-        assert np.abs(bright - peak).max() <= 1.5
+        assert np.abs(bright - peak).max() <= pixel_px / 2
 
 
 def test_crops_vary_in_scale_and_side():
