@@ -1,6 +1,6 @@
 """``synthetic_shapes``: seeded scenes of shapes of several classes, with the exact mask of what shows of each."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,6 +24,7 @@ from pipeline.datasets.shape_scene.scene import render_shapes
 
 DEFAULT_CLASSES = ("disc", "square", "triangle", "star", "cross", "crescent")
 DEFAULT_ROUGHNESS = 0.3
+DEFAULT_HUE_SPREAD = 0.04
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,14 @@ class ShapeClasses:
     Args:
         names: Their names, in the order of their numbers from 0.
         weights: How often each is drawn, in proportion.
+        hues: Hue of each class's objects, in turns (0 red, 1/3 green, 2/3 blue); None for any colour.
+        hue_spread: Standard deviation of an object's hue from that of its class, in turns.
     """
 
     names: tuple[str, ...]
     weights: tuple[float, ...]
+    hues: tuple[float | None, ...]
+    hue_spread: float
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,8 @@ class SyntheticShapesReader(PointRule):
             size_px=plan.size_px,
             classes=classes.names,
             weights=classes.weights,
+            hues=classes.hues,
+            hue_spread=classes.hue_spread,
             roughness=plan.roughness,
         )
         count = len(scene.class_index)
@@ -124,15 +131,21 @@ def read_shape_plans(path: Path) -> tuple[int, ShapeClasses, dict[str, ShapePlan
         plan_faults=_plan_faults,
         plan_keys=("objects", "size_px", "roughness"),
         file_faults=_class_faults,
-        file_keys=("classes", "frequencies"),
+        file_keys=("classes", "frequencies", "hues", "hue_spread"),
     )
     names = tuple(more.get("classes", DEFAULT_CLASSES))
-    weights = more.get("frequencies", {})
+    weights, hues = more.get("frequencies", {}), more.get("hues", {})
     plans = {
         split: ShapePlan(**{**fields, "objects": tuple(fields["objects"]), "size_px": tuple(fields["size_px"])})
         for split, fields in splits.items()
     }
-    return seed, ShapeClasses(names, tuple(float(weights.get(name, 1.0)) for name in names)), plans
+    classes = ShapeClasses(
+        names=names,
+        weights=tuple(float(weights.get(name, 1.0)) for name in names),
+        hues=tuple(hues.get(name) for name in names),
+        hue_spread=float(more.get("hue_spread", DEFAULT_HUE_SPREAD)),
+    )
+    return seed, classes, plans
 
 
 def _class_faults(content: Mapping[str, Any]) -> list[str]:
@@ -143,11 +156,22 @@ def _class_faults(content: Mapping[str, Any]) -> list[str]:
         faults.append(f"classes: expected a list of some of {', '.join(KINDS)}, got {names!r}")
     elif len(set(names)) < len(names):
         faults.append(f"classes: expected each once, got {names!r}")
-    weights: Any = content.get("frequencies", {})
-    if not isinstance(weights, dict) or not all(is_number(value, 0, 1e6) and value > 0 for value in weights.values()):
-        faults.append(f"frequencies: expected class: number above 0, got {weights!r}")
-    elif isinstance(names, list):
-        faults += [f"frequencies.{name}: is none of the classes" for name in weights if name not in names]
+    per_class: dict[str, tuple[Any, str, Callable[[Any], bool]]] = {
+        "frequencies": (
+            content.get("frequencies", {}),
+            "number above 0",
+            lambda one: is_number(one, 0, 1e6) and one > 0,
+        ),
+        "hues": (content.get("hues", {}), "number from 0 to 1", lambda one: is_number(one, 0, 1)),
+    }
+    for key, (values, expected, is_sound) in per_class.items():
+        if not isinstance(values, dict) or not all(is_sound(value) for value in values.values()):
+            faults.append(f"{key}: expected class: {expected}, got {values!r}")
+        elif isinstance(names, list):
+            faults += [f"{key}.{name}: is none of the classes" for name in values if name not in names]
+    spread: Any = content.get("hue_spread", DEFAULT_HUE_SPREAD)
+    if not is_number(spread, 0, 1):
+        faults.append(f"hue_spread: expected a number from 0 to 1, got {spread!r}")
     return faults
 
 

@@ -94,7 +94,7 @@ def test_the_masks_are_what_shows(monkeypatch) -> None:
     colors = np.eye(3, dtype=np.float32)
     drawn = []
 
-    def draw_plain(self, size_hw, scale_px):
+    def draw_plain(self, size_hw, scale_px, hue=None):
         drawn.append(size_hw)
         return np.broadcast_to(colors[(len(drawn) - 1) % 3], (*size_hw, 3)).copy()
 

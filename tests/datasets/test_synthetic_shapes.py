@@ -84,6 +84,21 @@ def test_classes_and_how_often_they_come(tmp_path: Path) -> None:
     assert plans["test"].size_px == (6, 30)
 
 
+def test_hues_tell_classes_that_have_one(tmp_path: Path) -> None:
+    hues = {"square": 0.0, "disc": 1 / 3}
+    text = SCENES.replace("images: 4", "images: 12") + f"hues: {hues}\nhue_spread: 0.0\n"
+    strongest: dict[int, list[int]] = {0: [], 1: [], 2: []}
+    for image in read_all(write(tmp_path, text)).values():
+        assert image.truth is not None
+        for window, class_id in zip(image.truth, image.class_id.tolist(), strict=True):
+            height, width = window.mask.shape
+            inside = image.pixels[window.y0 : window.y0 + height, window.x0 : window.x0 + width][window.mask]
+            strongest[class_id].append(int(inside.mean(axis=0).argmax()))
+    assert set(strongest[0]) == {0}
+    assert set(strongest[1]) == {1}
+    assert len(set(strongest[2])) > 1
+
+
 @pytest.mark.parametrize(
     ("old", "new", "fault"),
     [
@@ -93,8 +108,15 @@ def test_classes_and_how_often_they_come(tmp_path: Path) -> None:
         ("[square, disc, crescent]", "[[square]]", "classes: expected a list of some of"),
         ("seed: 5", "frequencies: {star: 1}", "frequencies.star: is none of the classes"),
         ("seed: 5", "frequencies: {disc: 0}", "frequencies: expected class: number above 0"),
+        ("seed: 5", "hues: {star: 0.5}", "hues.star: is none of the classes"),
+        ("seed: 5", "hues: {disc: 1.5}", "hues: expected class: number from 0 to 1"),
+        ("seed: 5", "hue_spread: red", "hue_spread: expected a number from 0 to 1, got 'red'"),
         ("seed: 5", "frequencies: [1, 2, 3]", "frequencies: expected class: number above 0"),
-        ("seed: 5", "frequency: 3", "frequency: unknown key; expected seed, classes, frequencies and splits"),
+        (
+            "seed: 5",
+            "frequency: 3",
+            "frequency: unknown key; expected seed, classes, frequencies, hues, hue_spread and splits",
+        ),
         ("[3, 6]", "[6, 3]", "splits.train.objects: expected [fewest, most]"),
         ("[8, 30]", "[30, 8]", "splits.train.size_px: expected [least, largest]"),
         ("[8, 30]", "[2, 8]", "splits.train.size_px: expected [least, largest] with numbers from 4 to 4096"),

@@ -67,6 +67,8 @@ def render_shapes(
     size_px: tuple[float, float],
     classes: Sequence[str],
     weights: Sequence[float] | None = None,
+    hues: Sequence[float | None] | None = None,
+    hue_spread: float = 0.0,
     roughness: float = 0.3,
 ) -> ShapeScene:
     """Draw a scene.
@@ -78,6 +80,8 @@ def render_shapes(
         size_px: Least and largest √(box area) of an object; log-uniform between them.
         classes: Names of outlines.
         weights: How often each comes, in proportion; equally often by default.
+        hues: Hue of each class, in turns, None for any; by default colours tell nothing of the class.
+        hue_spread: Standard deviation of an object's hue from that of its class, in turns.
         roughness: How hard it is to see what is there: patterns, contrast, light, lens and sensor; 0 easy, 1 very hard.
 
     Returns:
@@ -104,8 +108,10 @@ def render_shapes(
     _scratch(rng, canvas, round(SCRATCHES * roughness))
     light_xy = np.array([np.cos(angle := rng.uniform(0, 2 * np.pi)), np.sin(angle)])
     depth = float(rng.uniform(0.2, 1.0))
-    for one in reversed(placed):
-        _paint(rng, canvas, surfaces, one, light_xy, depth, _between(CONTRASTS, roughness))
+    for one, class_of_it in zip(reversed(placed), reversed(class_index), strict=True):
+        hue = None if hues is None else hues[class_of_it]
+        hue = None if hue is None else float(rng.normal(hue, hue_spread))
+        _paint(rng, canvas, surfaces, one, hue, light_xy, depth, _between(CONTRASTS, roughness))
     return ShapeScene(
         image=photograph(rng, np.clip(canvas, 0, 1), roughness),
         label_map=label_map,
@@ -160,6 +166,7 @@ def _paint(
     canvas: Image,
     surfaces: Surfaces,
     one: _Placed,
+    hue: float | None,
     light_xy: NDArray[np.float64],
     depth: float,
     contrast: float,
@@ -177,7 +184,7 @@ def _paint(
     )
     canvas[around] *= 1 - np.float32(0.45 * depth) * shadow[..., None]
     behind = canvas[one.here].reshape(-1, 3).mean(axis=0)
-    surface = farthest_color(rng, behind, surfaces.draw((height, width), one.size_px), least=contrast)
+    surface = farthest_color(rng, behind, surfaces.draw((height, width), one.size_px, hue=hue), least=contrast)
     rows, columns = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     slope = (columns * light_xy[0] + rows * light_xy[1]).astype(np.float32)
     rim = cv2.GaussianBlur(one.share, (0, 0), max(0.5, 0.07 * one.size_px))

@@ -1,4 +1,4 @@
-"""Patterns and colours, of things and of the ground alike, so that neither tells what a thing is."""
+"""Patterns and colours, of things and of the ground alike, so that neither tells what a thing is, unless hues do."""
 
 import cv2
 import numpy as np
@@ -21,18 +21,19 @@ class Surfaces:
         self._strength = np.float32(strength)
         self._noise = fractal_noise(rng, (NOISE_PX, NOISE_PX), coarse_cells=4, octaves=5)
 
-    def draw(self, size_hw: tuple[int, int], scale_px: float) -> Image:
+    def draw(self, size_hw: tuple[int, int], scale_px: float, *, hue: float | None = None) -> Image:
         """Draw a surface.
 
         Args:
             size_hw: Height and width, px.
             scale_px: Size of the thing that it covers, px; patterns are in proportion to it.
+            hue: Of both its colours, in turns; any when None.
 
         Returns:
             (h, w, 3) float32 RGB, mostly in [0, 1].
         """
         rng = self._rng
-        first = any_color(rng)
+        first = any_color(rng, hue)
         grain = self._grain(size_hw)
         kind = rng.random()
         if kind < 0.3:
@@ -41,7 +42,7 @@ class Surfaces:
             share = np.clip(0.5 + 1.5 * self._grain(size_hw), 0, 1)
         else:
             share = self._repeats(size_hw, scale_px, kind)
-        second = any_color(rng) * np.float32(0.6) + first * np.float32(0.4)
+        second = any_color(rng, hue) * np.float32(0.6) + first * np.float32(0.4)
         color = first + share[..., None] * (second - first)
         color = color * (1 + np.float32(rng.uniform(0.05, 0.35)) * grain[..., None])
         mean = color.mean(axis=(0, 1))
@@ -75,8 +76,14 @@ class Surfaces:
         return np.asarray(cv2.resize(part, size_hw[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def any_color(rng: np.random.Generator) -> Image:
-    """Draw a colour of any hue, from grey to vivid and from dark to light; RGB float32 (3,) in [0, 1]."""
+def any_color(rng: np.random.Generator, hue: float | None = None) -> Image:
+    """Draw a colour, from grey to vivid and from dark to light, neither grey nor dark if its hue is given, in turns.
+
+    Returns:
+        RGB float32 (3,) in [0, 1].
+    """
+    if hue is not None:
+        return hsv_color(hue, rng.uniform(0.4, 0.9), rng.uniform(0.35, 0.95))
     return hsv_color(rng.random(), rng.uniform(0, 0.9) ** 1.3, rng.uniform(0.12, 0.95))
 
 
