@@ -9,8 +9,10 @@ from pipeline.training.bounds import require
 from pipeline.training.segment_options import SegmentLoopOptions, SegmentPhaseOptions
 from pipeline.training.view_options import ColorOptions
 
-SMALL_RANGES_PX: RangesPx = ((1, 10), (10, 15), (15, 22), (22, 28), (28, 2048))
-SMALL_OVERLAPPING_PX: RangesPx = ((1, 12), (8, 18), (14, 26), (20, 36), (28, 2048))
+SMALL_RANGES_PX: RangesPx = ((1, 24), (24, 42), (42, 66), (66, 90), (90, 2048))
+SMALL_OVERLAPPING_PX: RangesPx = ((1, 30), (18, 54), (36, 80), (54, 108), (80, 2048))
+"""For inputs of about 96 px. An object must span several cells of its level's map (strides 8, 8, 16, 32, 32), or the
+network sees that something is there, and not what: with ranges from 15 px up it told no classes apart."""
 
 
 def unchanged_colors() -> ColorOptions:
@@ -25,16 +27,17 @@ class ViewOptions:
     Args:
         batch: Images in a batch, on all ranks together. Published: 16.
         short_side_min_px: Least length of the resized image's shorter side. Published: 640.
-        short_side_max_px: Greatest such length. Published: 800.
+        short_side_max_px: Greatest such length; batches are padded to about this. Published: 800.
         long_side_px: The longer side is never longer; the shorter one then shrinks, too. Published: 1333.
-        test_short_side_px: Length of the shorter side in inference. Published: 800.
+        test_short_side_px: Length of the shorter side in inference. The grids divide the padded input, so that a size
+            well below ``short_side_max_px`` shows objects larger on them than they ever were. Published: 800.
         flip_prob: Probability of a left-right flip. Published: 0.5.
         colors: Changes of colour. Published: none.
     """
 
     batch: int = 8
-    short_side_min_px: int = 80
-    short_side_max_px: int = 112
+    short_side_min_px: int = 76
+    short_side_max_px: int = 96
     long_side_px: int = 256
     test_short_side_px: int = 96
     flip_prob: float = 0.5
