@@ -3,7 +3,10 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Variant:
         table: Title of the table in which it stands.
         changes: Dotted parameter → value.
         labeled_pcts: Labelled shares, percent.
+        leaves_out: Folders of the steps that this row does not need.
     """
 
     key: str
@@ -47,6 +51,7 @@ class Variant:
     table: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     labeled_pcts: tuple[int, ...] = (10,)
+    leaves_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Study:
         changes: Dotted parameter → value, for all rows.
         steps: Stages, in order; the last one writes ``metrics.json``.
         rows: What is compared.
-        figures: Figure in ``metrics.json`` → its name in the tables.
+        figures: Figure in ``metrics.json`` → its name in the tables; a row that lacks it shows a dash.
         seeds: Number of seeds.
     """
 

@@ -35,12 +35,14 @@ def _lines(study: Study, row: Variant, found: Found) -> Iterable[list[str]]:
                 row.title,
                 f"{pct} %",
                 str(len(done)),
-                *(spread([one[name] for one in done]) for name in study.figures),
+                *(spread([one[name] for one in done if name in one]) for name in study.figures),
             ]
 
 
 def spread(values: Sequence[float]) -> str:
     """Mean ± sample standard deviation, to three decimals below 1 and two above; the mean alone of one value."""
+    if not values:
+        return "–"
     mean = statistics.fmean(values)
     digits = 3 if abs(mean) < 1 else 2
     return f"{mean:.{digits}f}" + (f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else "")

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +14,9 @@ from typing import Any
 
 import yaml
 
-from benchmarks.experiments.study import Run, Step, Study, merge
+from benchmarks.experiments.study import REPOSITORY, Run, Step, Study, merge
 from pipeline.compute.files import atomic_write_bytes, digest_json
 from pipeline.errors import PipelineError
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 @dataclass
@@ -72,8 +70,11 @@ class Workshop:
             return
         params = self.parameters(run)
         folder = None
-        for number, step in enumerate(self.study.steps):
-            folder = self._step(number, step, run, params, folder)
+        earlier: list[Step] = []
+        for step in self.study.steps:
+            if step.folder not in run.variant.leaves_out:
+                folder = self._step(earlier, step, run, params, folder)
+                earlier.append(step)
         assert folder is not None
         metrics = self._place(folder, self.study.steps[-1], run) / "metrics.json"
         atomic_write_bytes(self.figures_file(run), metrics.read_bytes())
@@ -86,7 +87,9 @@ class Workshop:
         base["prepare"]["sources"] = {study.name: {"reader": study.reader}}
         return merge(base, study.changes, run.variant.changes)
 
-    def _step(self, number: int, step: Step, run: Run, params: Mapping[str, Any], before: Path | None) -> Path:
+    def _step(
+        self, earlier: Sequence[Step], step: Step, run: Run, params: Mapping[str, Any], before: Path | None
+    ) -> Path:
         """Do one step, unless it is done; give its folder."""
         sections = {name: params[name] for name in step.sections}
         inputs = [before.name if before else self.study.scenes, step.stage, sections]
@@ -102,7 +105,6 @@ class Workshop:
                 raw.mkdir(parents=True, exist_ok=True)
                 (raw / "scenes.yaml").write_text(yaml.safe_dump(dict(self.study.scenes)))
             else:
-                earlier = self.study.steps[:number]
                 link(folder / "data" / self.study.name / "raw", before / "data" / self.study.name / "raw")
                 for one in earlier:
                     link(self._place(folder, one, run), self._place(before, one, run))

@@ -138,7 +138,7 @@ def train_segmenter_student(
     prepared: Prepared,
     splits: Splits,
     masks: MaskStore,
-    pseudo: MaskStore,
+    pseudo: MaskStore | None,
     teacher: Path,
     *,
     options: StudentOptions,
@@ -152,6 +152,7 @@ def train_segmenter_student(
         splits: As for the teacher; pseudo-labels must be of ``unlabeled``.
         masks: True masks, or an annotator's; only those of the strong images are read.
         pseudo: Masks of the weak images, a row for each point; those that are not ``ok`` are ignored where they lie.
+            Not read with ``weak: false``.
         teacher: The teacher's checkpoint, for ``start: teacher``.
         options: Network, lengths, views.
         seed: Seed of the network's start and of the views.
@@ -163,13 +164,14 @@ def train_segmenter_student(
     Raises:
         PipelineError: If inputs are missing or do not fit, or training diverges.
     """
-    foreign = sorted(set(pseudo.image_ids) - set(splits.unlabeled))
-    if foreign:
+    pseudo = pseudo if options.weak else None
+    foreign = sorted(set(pseudo.image_ids) - set(splits.unlabeled)) if pseudo is not None else []
+    if pseudo is not None and foreign:
         raise PipelineError(
             f"{pseudo.path}: holds {len(foreign)} images that are not weak training images "
             f"({', '.join(foreign[:5])} …): it belongs to another split; run the pseudo_label stage again"
         )
-    if options.weak and not len(pseudo):
+    if pseudo is not None and not len(pseudo):
         raise PipelineError(
             f"{pseudo.path}: has no weak image to learn from; lower labeled_pct, or set retrain.weak: false to train "
             "on the strong images alone"
@@ -187,11 +189,11 @@ def train_segmenter_student(
             )
         net.load_state_dict(read_weights(teacher))
     inputs = {
-        "pseudo": digest_tables([pseudo.path]) if options.weak else None,
+        "pseudo": digest_tables([pseudo.path]) if pseudo is not None else None,
         "teacher": digest_file(teacher) if options.start == "teacher" else None,
     }
     return _train(
-        prepared, splits, masks, pseudo if options.weak else None, net,
+        prepared, splits, masks, pseudo, net,
         options=options.learn, seed=seed, place=place, kind="retrain", inputs=inputs,
     )  # fmt: skip
 

@@ -1,7 +1,6 @@
 """Stage ``evaluate`` of the segmenter: AP of teacher and student on the test images."""
 
 from pipeline.compute.device import resolve_device
-from pipeline.masks.store import MaskStore
 from pipeline.training.checkpoint import MODEL_FILE
 from pipeline.training.evaluate_segments import SegmentInputs, evaluate_segments
 from stages.command import (
@@ -20,6 +19,7 @@ from stages.metrics_table import metrics_table
 from stages.params import load_segmenter_params
 from stages.paths import RunPaths
 from stages.run_inputs import RunInputs
+from stages.segmenter.learnt_masks import open_learnt_masks
 
 app = stage_app("Detect on the test images with the student; write AP, the detections and pictures.")
 
@@ -42,7 +42,7 @@ def main(
         test_ids=run.splits.test,
         student=paths.retrain / MODEL_FILE,
         teacher=paths.warmup / MODEL_FILE,
-        pseudo=MaskStore.open(paths.refined if settings.retrain.masks == "refined" else paths.pseudo_label),
+        pseudo=open_learnt_masks(paths, settings.retrain),
     )
     figures = evaluate_segments(inputs, options=settings.evaluate, out=paths.evaluate, device=resolve_device(device))
     console.print(metrics_table(figures, title=f"{dataset}, {labeled_pct} % strong, seed {seed}"))

@@ -20,6 +20,7 @@ from stages.command import (
 from stages.params import load_segmenter_params
 from stages.paths import RunPaths
 from stages.run_inputs import RunInputs, print_figures
+from stages.segmenter.learnt_masks import open_learnt_masks
 from stages.training_options import DevicesOption, NumNodesOption
 
 app = stage_app("Train SOLOv2 on the strong images' masks and the weak images' pseudo-labels.")
@@ -47,7 +48,7 @@ def main(
         inputs.prepared,
         inputs.splits,
         MaskStore.open(paths.annotate),
-        MaskStore.open(paths.refined if settings.retrain.masks == "refined" else paths.pseudo_label),
+        open_learnt_masks(paths, settings.retrain),
         paths.warmup / MODEL_FILE,
         options=settings.retrain,
         seed=seed,

@@ -24,6 +24,10 @@ def test_a_table_for_each_topic_with_what_is_done():
     )
 
 
+def test_a_figure_that_a_row_lacks_is_a_dash():
+    assert "| a | 10 % | 1 | – |" in write_tables(STUDY, [Variant("a", "a", "T")], {("a", 10, 0): {"rmse": 1.0}})
+
+
 @pytest.mark.parametrize(
     ("values", "text"), [([0.5], "0.500"), ([1.0, 3.0], "2.00 ± 1.41"), ([0.1, 0.3, 0.2], "0.200 ± 0.100")]
 )

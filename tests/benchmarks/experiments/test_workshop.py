@@ -86,6 +86,14 @@ def test_what_is_done_is_not_done_again(workshop, calls):
     assert workshop.figures(run) is not None
 
 
+def test_a_row_leaves_out_steps_that_it_does_not_need(workshop, calls):
+    short = Variant("short", "short", "t", leaves_out=("warmup",))
+    workshop.do(Run(short, 10, 0))
+    assert calls == ["prepare", "annotate", "retrain"]
+    workshop.do(Run(PLAIN, 10, 0))
+    assert calls[3:] == ["warmup", "retrain"]
+
+
 def test_other_scenes_are_other_folders(workshop, calls):
     workshop.do(Run(PLAIN, 10, 0))
     workshop.figures_file(Run(PLAIN, 10, 0)).unlink()

@@ -88,6 +88,19 @@ def test_the_student_learns_from_the_masks_it_is_told_to(home):
     assert len({refined, plain, student.read_bytes()}) == 3
 
 
+def test_the_strong_images_alone_need_no_pseudo_labels(home):
+    put(home, retrain={**PARAMS["retrain"], "weak": False})
+    for stage in (warmup, retrain, evaluate):
+        run(stage)
+    figures = json.loads(RunPaths("shapes", labeled_pct=50).metrics.read_text())
+    assert "ap" in figures
+    assert "pseudo_label_mean_iou" not in figures
+    put(home)
+    done = runner.invoke(retrain.app, RUN)
+    assert done.exit_code == 1
+    assert "refined" in done.output
+
+
 def test_without_early_weights_there_is_nothing_to_refine_from(home):
     put(home, warmup={**SMALL, "early_fracs": []})
     run(warmup)
