@@ -103,7 +103,7 @@ class Segmenter:
         return output, size_hw, whole_hw
 
     def detect(self, pixels: npt.NDArray[np.uint8], options: DetectOptions, *, keep_prob: bool = False) -> Instances:
-        """Find the instances of an (H, W, 3) image; row k is the detection of the k-th highest score.
+        """Find the instances of an (H, W, 3) image, highest score first; masks without a pixel are none.
 
         Args:
             pixels: uint8 RGB.
@@ -122,10 +122,8 @@ class Segmenter:
             class_probs=found.class_probs.cpu().numpy() if keep_prob else None,
             source=["solov2"] * n, status=["ok"] * n,
         )  # fmt: skip
-        middle = rows.boxes_xywh[:, :2] + (rows.boxes_xywh[:, 2:] - 1) / 2
-        rows.points_xy[:] = middle
-        rows.status[rows.area_px == 0] = "empty"
-        return rows
+        rows.points_xy[:] = rows.boxes_xywh[:, :2] + (rows.boxes_xywh[:, 2:] - 1) / 2
+        return rows[rows.area_px > 0]
 
     def at_points(
         self,

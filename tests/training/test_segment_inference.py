@@ -7,7 +7,7 @@ import torch
 from pipeline.datasets.images import read_image_rgb
 from pipeline.errors import PipelineError
 from pipeline.masks.store import MaskStore
-from pipeline.models.solo_inference import DetectOptions
+from pipeline.models.solo_inference import DetectOptions, detect
 from pipeline.models.solov2 import build_solov2
 from pipeline.training.checkpoint import ModelRecord, save_model
 from pipeline.training.segment_inference import (
@@ -60,11 +60,21 @@ def test_detections_are_rows_at_the_size_of_the_image(shapes, weights):
     assert (np.diff(rows.score) <= 0).all()
     assert np.allclose(rows.score, rows.class_score * rows.mask_quality * rows.nms_decay, atol=1e-6)
     assert rows.class_probs is not None
-    shown = rows.area_px > 0
-    assert shown.any()
-    assert (rows.status[~shown] == "empty").all()
-    middle = rows.boxes_xywh[shown, :2] + (rows.boxes_xywh[shown, 2:] - 1) / 2
-    assert np.array_equal(rows.points_xy[shown], middle)
+    assert set(rows.status.tolist()) == {"ok"}
+    assert np.array_equal(rows.points_xy, rows.boxes_xywh[:, :2] + (rows.boxes_xywh[:, 2:] - 1) / 2)
+
+
+def test_detections_that_lose_all_pixels_are_none(shapes, weights):
+    """The network sees a mask of a few cells; an image of 6 × 6 px has no pixel whose centre lies in it."""
+    segmenter = Segmenter.load(weights, n_classes=2, device=CPU)
+    pixels = np.ascontiguousarray(read_image_rgb(shapes.image("train/0000").path)[:6, :6])
+    all_of_them = replace(EVERYTHING, max_detections=None, max_candidates=None, nms="none")
+    rows = segmenter.detect(pixels, all_of_them, keep_prob=True)
+    output, size_hw, _ = segmenter.look(pixels)
+    [found] = detect(output, size_hw=[size_hw], options=all_of_them)
+    assert 0 < len(rows) < len(found)
+    assert (rows.area_px > 0).all()
+    assert set(rows.status.tolist()) == {"ok"}
 
 
 def test_every_point_has_its_row(shapes, weights, tmp_path):
