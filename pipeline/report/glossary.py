@@ -76,6 +76,17 @@ _MEANINGS: dict[str, Meaning] = {
     ),
     "n_true_instances": Meaning("True instances", "In all test images, crowd regions left out.", ""),
     "n_detections": Meaning("Detections", "In all test images.", ""),
+    "teacher_ap": Meaning("AP of the teacher", "What the student's teacher reaches on the same images.", "higher"),
+    "teacher_ap_50": Meaning("AP50 of the teacher", "The same where a mask counts as found from IoU 0.5 on.", "higher"),
+    "teacher_ap_75": Meaning(
+        "AP75 of the teacher", "The same where a mask counts as found from IoU 0.75 on.", "higher"
+    ),
+    "pseudo_label_mean_iou": Meaning(
+        "Mean IoU of the weak masks",
+        "Of the masks that the student learnt from with the true ones, over all points of "
+        "the weak images; a point without a mask is 0.",
+        "higher",
+    ),
     "n_points": Meaning("Points", "True instances of the test images whose points were asked for.", ""),
 }
 _PATTERNS: tuple[tuple[str, Meaning], ...] = (

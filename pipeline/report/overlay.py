@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -29,6 +30,8 @@ class Panel:
     Args:
         title: What it shows.
         label_map: (H, W) integers, masks to lay over the photo; None for none.
+        class_id: (N,) integers, class of the masks with labels 1 to N: a colour for each class; None for a colour for
+            each mask.
         points_xy: (N, 2) points to mark, image pixels; None for none.
         radius_px: (N,) circles to draw around them, image pixels; None for none.
         predicted: Whether the points are predictions, which have another colour.
@@ -36,6 +39,7 @@ class Panel:
 
     title: str
     label_map: npt.NDArray[np.integer] | None = None
+    class_id: npt.NDArray[np.integer] | None = None
     points_xy: npt.NDArray[np.float64] | None = None
     radius_px: npt.NDArray[np.float64] | None = None
     predicted: bool = False
@@ -50,12 +54,14 @@ class Overlay:
         subtitle: What there is to know about it: counts, figures.
         pixels: (H, W, 3) uint8 RGB.
         panels: Pictures, two in a row.
+        class_names: Names of the classes, for the legend.
     """
 
     title: str
     subtitle: str
     pixels: npt.NDArray[np.uint8]
     panels: Sequence[Panel]
+    class_names: Sequence[str] = ()
 
 
 def draw_overlay(overlay: Overlay) -> npt.NDArray[np.uint8]:
@@ -85,12 +91,12 @@ def draw_overlay(overlay: Overlay) -> npt.NDArray[np.uint8]:
         box = (x / page_w, y / page_h, panel_w / page_w, panel_h / page_h)
         axes = figure.add_axes(box)
         axes.set_axis_off()
-        axes.imshow(_with_masks(photo, panel.label_map), extent=(-0.5, width - 0.5, height - 0.5, -0.5), aspect="auto")
+        axes.imshow(_with_masks(photo, panel), extent=(-0.5, width - 0.5, height - 0.5, -0.5), aspect="auto")
         axes.set_xlim(-0.5, width - 0.5)
         axes.set_ylim(height - 0.5, -0.5)
         _mark_points(axes, panel)
         figure.text(x / page_w, (y + panel_h + 8) / page_h, panel.title, size=12, color=INK)
-    _draw_legend(figure, overlay.panels, margin / page_w, 11 / page_h, page_w)
+    _draw_legend(figure, overlay, margin / page_w, 11 / page_h, page_w)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="rgba", dpi=DPI)
     page: npt.NDArray[np.uint8] = np.frombuffer(buffer.getvalue(), dtype=np.uint8)
@@ -126,8 +132,9 @@ def mask_colors(n: int) -> npt.NDArray[np.uint8]:
     return np.concatenate([np.zeros((1, 3), dtype=np.uint8), colors])
 
 
-def _with_masks(photo: npt.NDArray[np.uint8], label_map: npt.NDArray[np.integer] | None) -> npt.NDArray[np.uint8]:
+def _with_masks(photo: npt.NDArray[np.uint8], panel: Panel) -> npt.NDArray[np.uint8]:
     """Lay masks over a photo, half through, with an opaque edge; the rest of the photo is dimmed."""
+    label_map = panel.label_map
     if label_map is None:
         return photo
     height, width = photo.shape[:2]
@@ -136,7 +143,8 @@ def _with_masks(photo: npt.NDArray[np.uint8], label_map: npt.NDArray[np.integer]
         ((np.arange(width) + 0.5) * label_map.shape[1] / width).astype(np.intp), label_map.shape[1] - 1
     )
     labels = label_map[rows[:, None], columns[None, :]].astype(np.int64)
-    colors = mask_colors(int(labels.max(initial=0)))[labels].astype(np.float32)
+    shown = labels if panel.class_id is None else np.concatenate([[0], panel.class_id + 1])[labels]
+    colors = mask_colors(int(shown.max(initial=0)))[shown].astype(np.float32)
     edge = np.zeros(labels.shape, dtype=np.bool_)
     edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     edge[1:] |= labels[1:] != labels[:-1]
@@ -168,20 +176,26 @@ def _mark_points(axes: Axes, panel: Panel) -> None:
     )  # fmt: skip
 
 
-def _draw_legend(figure: Figure, panels: Sequence[Panel], x: float, y: float, page_w: float) -> None:
+def _draw_legend(figure: Figure, overlay: Overlay, x: float, y: float, page_w: float) -> None:
     """Explain the marks that the panels use, in one line."""
-    entries = {
-        "annotated head": ("●", POINT_COLOR, any(p.points_xy is not None and not p.predicted for p in panels)),
-        "NNEC: the circle up to the nearest other head": (
+    panels = overlay.panels
+    by_class = any(p.class_id is not None for p in panels)
+    entries = [
+        ("annotated head", "●", POINT_COLOR, any(p.points_xy is not None and not p.predicted for p in panels)),
+        (
+            "NNEC: the circle up to the nearest other head",
             "○",
             CIRCLE_COLOR,
             any(p.radius_px is not None for p in panels),
         ),
-        "predicted head": ("●", PREDICTION_COLOR, any(p.predicted for p in panels)),
-        "one colour per person": ("■", "#7a5cff", any(p.label_map is not None for p in panels)),
-    }
-    for text, (mark, color, used) in entries.items():
-        if used:
+        ("predicted head", "●", PREDICTION_COLOR, any(p.predicted for p in panels)),
+        ("one colour per person", "■", "#7a5cff", not by_class and any(p.label_map is not None for p in panels)),
+    ]
+    if by_class:
+        colors = mask_colors(len(overlay.class_names))[1:] / 255
+        entries += [(name, "■", to_hex(color), True) for name, color in zip(overlay.class_names, colors, strict=True)]
+    for text, mark, color, used in entries:
+        if used and x < 1:
             figure.text(x, y, mark, size=12, color=color)
             figure.text(x + 19 / page_w, y, text, size=11, color=QUIET)
             x += (46 + 8.2 * len(text)) / page_w

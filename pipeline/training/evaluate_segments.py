@@ -147,12 +147,14 @@ def _draw(inputs: SegmentInputs, found: MaskStore, truth: MaskStore, folder: Pat
     for image_id in sorted(inputs.test_ids)[:n_pictures]:
         rows, true = found.instances(image_id), truth.instances(image_id)
         shown = rows[np.flatnonzero(rows.score >= SHOWN_SCORE)[::-1]]  # the surest on top
-        names = inputs.prepared.class_names
-        seen = ", ".join(names[k] for k in sorted(shown.class_id.tolist())) or "nothing"
         overlay = Overlay(
             title=image_id,
             subtitle=f"{int((true.status == 'ok').sum())} true, {len(shown)} found (score {SHOWN_SCORE} and more)",
             pixels=read_image_rgb(inputs.prepared.image(image_id).path),
-            panels=[Panel("True masks", true.label_map()), Panel(f"Found: {seen}", shown.label_map())],
+            panels=[
+                Panel("True masks", true.label_map(), true.class_id),
+                Panel("Found by the student", shown.label_map(), shown.class_id),
+            ],
+            class_names=inputs.prepared.class_names,
         )
         (folder / f"{image_id.replace('/', '_')}.png").write_bytes(encode_png(draw_overlay(overlay)))

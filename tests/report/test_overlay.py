@@ -82,3 +82,18 @@ def test_mask_colors_keep_neighbours_apart() -> None:
     assert colors.shape == (201, 3)
     assert colors[0].tolist() == [0, 0, 0]
     assert np.abs(np.diff(colors[1:], axis=0)).max(axis=1).min() > 60
+
+
+def test_masks_of_one_class_have_one_color_which_the_legend_names() -> None:
+    label_map = np.repeat(np.array([[1, 2, 3]]), 100, axis=0).repeat(40, axis=1)
+    panel = Panel("masks", label_map=label_map, class_id=np.array([1, 0, 1]))
+    one = Overlay("IMG_1", "", np.full((100, 120, 3), 90, np.uint8), [panel], class_names=("disc", "star"))
+    picture = draw_overlay(one)
+    middle = picture[picture.shape[0] // 2]
+    disc, star = ((90 + mask_colors(2)[k].astype(float)) / 2 for k in (1, 2))
+    shown = [middle[picture.shape[1] // 2 + offset].tolist() for offset in (-120, 0, 120)]
+    assert shown == [np.rint(color).astype(int).tolist() for color in (star, disc, star)]
+    for color in mask_colors(2)[1:]:
+        assert holds_color(picture, "#" + "".join(f"{part:02x}" for part in color))
+    plain = draw_overlay(Overlay("IMG_1", "", one.pixels, [Panel("masks", label_map=label_map)]))
+    assert not (plain.shape == picture.shape and (plain == picture).all())
