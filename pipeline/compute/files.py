@@ -1,7 +1,9 @@
 """Files that are whole or absent, with bytes that depend on their contents alone."""
 
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -57,29 +59,53 @@ def digest_json(obj: Any) -> str:
 def fresh_folder(path: Path) -> Iterator[Path]:
     """Lend an empty folder that takes the place of ``path`` when the block ends well, and vanishes when it does not.
 
-    The folder is a hidden sibling, ``.<name>.partial``, so that the last step is a rename. One that a killed run left
-    is removed first.
+    The folder is a hidden sibling, ``.<name>.partial``, so that the last step is a rename. What a killed run left in it
+    is removed first. It is locked while the block runs; the system drops the lock when the process ends, however it
+    ends.
 
     Args:
         path: Folder to replace; it need not exist, its parents are made.
 
     Yields:
         The folder to write into.
+
+    Raises:
+        PipelineError: If another process is writing it.
     """
     partial = path.with_name(f".{path.name}.partial")
     retired = path.with_name(f".{path.name}.retired")
-    for left_over in (partial, retired):
-        _remove(left_over)
-    partial.mkdir(parents=True)
+    if partial.is_symlink() or partial.is_file():
+        partial.unlink()
+    partial.mkdir(parents=True, exist_ok=True)
+    with _locked(partial, busy=path):
+        for left_over in (*partial.iterdir(), retired):
+            _remove(left_over)
+        try:
+            yield partial
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        if path.exists() or path.is_symlink():
+            path.rename(retired)
+        partial.rename(path)
+        _remove(retired)
+
+
+@contextmanager
+def _locked(folder: Path, *, busy: Path) -> Iterator[None]:
+    """Hold a folder alone; where the file system has no locks, go on without one."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        yield partial
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    if path.exists() or path.is_symlink():
-        path.rename(retired)
-    partial.rename(path)
-    _remove(retired)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = folder.exists() and os.path.samestat(os.fstat(handle), folder.stat())  # not just renamed by another
+        except OSError as error:
+            alone = not isinstance(error, BlockingIOError)
+        if not alone:
+            raise PipelineError(f"{busy}: another process is writing it; wait until it has ended, then run this again")
+        yield
+    finally:
+        os.close(handle)
 
 
 def _remove(path: Path) -> None:

@@ -1,3 +1,4 @@
+import errno
 import json
 from pathlib import Path
 
@@ -87,6 +88,29 @@ def test_fresh_folder_clears_what_a_killed_run_left(tmp_path: Path) -> None:
         (folder / "a").write_text("2")
     assert names_in(tmp_path) == ["out"]
     assert names_in(tmp_path / "out") == ["a"]
+
+
+def test_two_processes_do_not_write_one_folder(tmp_path: Path) -> None:
+    """The kernel's locks belong to an open file, so that a second one in this process stands for another process."""
+    target = tmp_path / "out"
+    with fresh_folder(target) as folder:
+        (folder / "a").touch()
+        with pytest.raises(PipelineError, match="out: another process is writing it; wait"), fresh_folder(target):
+            pass
+        assert (folder / "a").is_file()
+    assert (target / "a").is_file()
+    with fresh_folder(target) as folder:
+        assert not list(folder.iterdir())
+
+
+def test_where_there_are_no_locks_it_goes_on_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(handle: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with fresh_folder(tmp_path / "out") as folder:
+        (folder / "a").touch()
+    assert (tmp_path / "out" / "a").is_file()
 
 
 def test_atomic_writes_make_parents_and_replace(tmp_path: Path) -> None:
