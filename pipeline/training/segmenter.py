@@ -10,7 +10,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from pipeline.compute.files import digest_file
-from pipeline.compute.progress import tell
+from pipeline.compute.progress import warn_user
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.splits import Splits
 from pipeline.errors import PipelineError
@@ -235,7 +235,7 @@ def _train(
     fabric = launch(place.device, place.ranks, precision=options.loop.precision, batch=options.views.batch)
     unseen = unseen_classes(masks, splits.labeled_train, pseudo, class_names=names)
     if unseen and fabric.is_global_zero:
-        tell(f"{kind}: {_unseen_text(unseen, names, weak=pseudo is not None)}")
+        warn_user(f"{kind}: {_unseen_text(unseen, names, weak=pseudo is not None)}")
     batches = SegmentBatches(scenes, options.views, seed, fabric.global_rank, fabric.world_size)
     loss = SegmentLoss(options.network.grids, options.ranges_px, options.dice_weight, fabric)
     looks = HeldOutScenes(held_out, options, names, fabric.device)
