@@ -62,6 +62,18 @@ def track(
         yield from _with_lines(items, description, total, unit, console)
 
 
+def warn_user(message: str, *, console: Console | None = None) -> None:
+    """Print a warning on one line beside the progress: what the user should know, and what stops nothing.
+
+    Args:
+        message: Plain text; no markup is read in it.
+        console: Where to write; the standard error by default.
+    """
+    console = console or Console(stderr=True)
+    console.print("[bold yellow]warning:[/] ", end="")
+    console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
 def _with_bar(items: Iterable[T], description: str, total: int | None, unit: str, console: Console) -> Iterator[T]:
     columns = (
         SpinnerColumn(),

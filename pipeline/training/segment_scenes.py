@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.datasets.images import read_image_rgb
 from pipeline.datasets.prepared import Prepared
@@ -105,3 +107,26 @@ def segment_scenes(
         return SegmentScene(read_image_rgb(prepared.image(image_id).path), rows)
 
     return SegmentScenes((*strong_ids, *weak_ids), Kept(read, cache_mib=cache_mib))
+
+
+def unseen_classes(
+    strong: MaskStore, strong_ids: Sequence[str], weak: MaskStore | None, *, class_names: Sequence[str]
+) -> tuple[str, ...]:
+    """Name the classes of which a training sees no instance: no row that is ``ok`` and has pixels, on any image.
+
+    Args:
+        strong: As for :func:`segment_scenes`.
+        strong_ids: As there.
+        weak: As there.
+        class_names: Names of the classes 0, 1, ….
+    """
+    seen: set[int] = set()
+    for store, image_ids in ((strong, strong_ids), (weak, None)):
+        if store is None:
+            continue
+        rows = store.read_columns(["image_id", "class_id", "status", "area_px"])
+        learnt = pc.and_(pc.equal(rows["status"], "ok"), pc.greater(rows["area_px"], 0))
+        if image_ids is not None:
+            learnt = pc.and_(learnt, pc.is_in(rows["image_id"], value_set=pa.array(image_ids, pa.string())))
+        seen |= set(pc.unique(rows["class_id"].filter(learnt)).to_pylist())
+    return tuple(name for class_id, name in enumerate(class_names) if class_id not in seen)

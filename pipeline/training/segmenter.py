@@ -10,6 +10,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from pipeline.compute.files import digest_file
+from pipeline.compute.progress import warn_user
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.splits import Splits
 from pipeline.errors import PipelineError
@@ -25,7 +26,7 @@ from pipeline.training.ranks import launch
 from pipeline.training.run_place import RunPlace, digest_tables
 from pipeline.training.segment_batches import SegmentBatch, SegmentBatches
 from pipeline.training.segment_inference import KIND, InputSize, Segmenter
-from pipeline.training.segment_scenes import SegmentScenes, segment_scenes
+from pipeline.training.segment_scenes import SegmentScenes, segment_scenes, unseen_classes
 from pipeline.training.segmenter_options import SegmenterOptions, StudentOptions
 from pipeline.training.training_run import TrainingRun
 
@@ -234,6 +235,9 @@ def _train(
     scenes = segment_scenes(prepared, masks, splits.labeled_train, pseudo, n_classes=n_classes, cache_mib=cache_mib)
     held_out = segment_scenes(prepared, masks, splits.labeled_val, None, n_classes=n_classes, cache_mib=cache_mib)
     fabric = launch(place.device, place.ranks, precision=options.loop.precision, batch=options.views.batch)
+    unseen = unseen_classes(masks, splits.labeled_train, pseudo, class_names=names)
+    if unseen and fabric.is_global_zero:
+        warn_user(f"{kind}: {_unseen_text(unseen, names, weak=pseudo is not None)}")
     batches = SegmentBatches(scenes, options.views, seed, fabric.global_rank, fabric.world_size)
     loss = SegmentLoss(options.network.grids, options.ranges_px, options.dice_weight, fabric)
     looks = HeldOutScenes(held_out, options, names, fabric.device)
@@ -259,5 +263,19 @@ def _train(
         evaluate=lambda teacher, _: looks.figures(teacher),
         error_name="error",
         early=early_files(options),
-        extra_figures=lambda: {"n_strong": n_strong, "n_weak": len(scenes) - n_strong},
+        extra_figures=lambda: {
+            "n_strong": n_strong,
+            "n_weak": len(scenes) - n_strong,
+            "classes_unseen": len(unseen),
+        },
+    )
+
+
+def _unseen_text(unseen: tuple[str, ...], names: tuple[str, ...], *, weak: bool) -> str:
+    """Say which classes a training cannot learn, and what to do; the names of the first ten."""
+    listed = ", ".join(unseen[:10]) + (" …" if len(unseen) > 10 else "")
+    return (
+        f"no strong image {'or pseudo-label ' if weak else ''}shows {listed} ({len(unseen)} of {len(names)} classes): "
+        "the network cannot learn them; raise labeled_pct, take another seed, or name images that show them in "
+        "splits.lists"
     )

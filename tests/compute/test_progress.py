@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.compute import progress
-from pipeline.compute.progress import JsonLines, progress_line, track
+from pipeline.compute.progress import JsonLines, progress_line, track, warn_user
 
 
 def plain_console() -> tuple[Console, io.StringIO]:
@@ -28,6 +28,14 @@ def test_track_prints_one_line_at_the_end_of_short_work() -> None:
     assert out.getvalue().startswith("annotate: 5 images, ")
     assert out.getvalue().endswith(", done\n")
     assert out.getvalue().count("\n") == 1
+
+
+def test_a_warning_is_one_line_of_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
+    console, out = plain_console()
+    warn_user(f"warmup: [bold] {'x' * 300}", console=console)
+    assert out.getvalue() == f"warning: warmup: [bold] {'x' * 300}\n"
+    warn_user("by default")
+    assert capsys.readouterr().err == "warning: by default\n"
 
 
 def test_track_prints_lines_as_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:

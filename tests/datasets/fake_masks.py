@@ -63,10 +63,10 @@ def coco_content(**change: Any) -> dict[str, Any]:
     }
 
 
-def write_coco(root: Path, train: Mapping[str, Any] | None = None) -> Path:
-    """The 2017 layout; the validation share has one image without an annotation."""
-    contents = {"train": train or coco_content(), "val": coco_content(images=coco_content()["images"][1:2])}
-    contents["val"]["annotations"] = []
+def write_coco(root: Path, train: Mapping[str, Any] | None = None, val: Mapping[str, Any] | None = None) -> Path:
+    """The 2017 layout; by default the validation share has one image without an annotation."""
+    empty = coco_content(images=coco_content()["images"][1:2], annotations=[])
+    contents = {"train": train or coco_content(), "val": val or empty}
     for split, content in contents.items():
         write_json(root / f"annotations/instances_{split}2017.json", content)
         for image in content["images"]:
@@ -138,8 +138,8 @@ def bdd_bitmask() -> NDArray[np.uint8]:
     return rgba
 
 
-def write_bdd100k(root: Path) -> Path:
-    for split, count in (("train", 2), ("val", 1), ("test", 1)):
+def write_bdd100k(root: Path, *, train: int = 2) -> Path:
+    for split, count in (("train", train), ("val", 1), ("test", 1)):
         for number in range(count):
             write_image(root / "images/10k" / split / f"0a{number}f.jpg", seed=number)
             if split != "test":

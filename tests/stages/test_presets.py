@@ -57,7 +57,9 @@ def shown_commands(name: str) -> dict[int, list[str]]:
 
 
 def test_there_is_a_preset_for_each_data_set() -> None:
-    assert sorted(path.stem for path in (ROOT / "params").iterdir()) == PRESETS
+    systems = {path.stem: yaml.load(path.read_text(encoding="utf-8"))["system"] for path in (ROOT / "params").iterdir()}
+    assert sorted(name for name, system in systems.items() if system == "crowd") == PRESETS
+    assert set(systems.values()) == {"crowd", "segmenter"}
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.masks.schema import Provenance
 from pipeline.masks.store import MaskStore
-from pipeline.training.segment_scenes import SegmentScene, segment_scenes
+from pipeline.training.segment_scenes import SegmentScene, segment_scenes, unseen_classes
 from tests.training.shapes_home import split_shapes, write_shapes
 
 
@@ -49,3 +52,26 @@ def scenes_pixels(shapes):
     from pipeline.datasets.images import read_image_rgb
 
     return read_image_rgb(shapes.image("train/0000").path)
+
+
+def relabelled(store, path, **columns):
+    """The store with other classes or statuses: image → values of its rows."""
+    with MaskStore.create(path, Provenance("copy", 1)) as writer:
+        for image_id in store.image_ids:
+            rows = store.instances(image_id)
+            writer.add(
+                image_id, replace(rows, **{name: np.full(len(rows), of(image_id)) for name, of in columns.items()})
+            )
+    return MaskStore.open(path)
+
+
+def test_classes_that_nothing_shows_are_named(shapes, tmp_path):
+    strong = split_shapes(shapes).labeled_train
+    names = ("square", "disc", "star")
+    last = relabelled(shapes.truth, tmp_path / "a", class_id=lambda image_id: 0 if image_id in strong else 2)
+    assert unseen_classes(last, strong, None, class_names=names) == ("disc", "star")
+    assert unseen_classes(last, strong, last, class_names=names) == ("disc",)
+    unsure = relabelled(last, tmp_path / "b", status=lambda image_id: "ok" if image_id in strong else "collision")
+    assert unseen_classes(last, strong, unsure, class_names=names) == ("disc", "star")
+    empty = copied(last, [], tmp_path / "c")
+    assert unseen_classes(empty, (), None, class_names=names) == names
