@@ -20,10 +20,18 @@ DEFAULT_FIGURES = (
     "localization_f1_4px",
     "localization_f1_8px",
     "localization_f1_radius",
+    "ap",
+    "ap_50",
+    "ap_75",
+    "ap_small",
+    "ap_medium",
+    "ap_large",
+    "teacher_ap",
+    "pseudo_label_mean_iou",
 )
 """Columns of the table unless others are asked for; those that no run has are left out."""
 
-SAME_TEST_SET = ("n_images", "n_heads")
+SAME_TEST_SET = ("n_images", "n_heads", "n_true_instances")
 """Figures that runs of one data set share when they were made on the same test images."""
 
 _HEADS = {
@@ -36,8 +44,19 @@ _HEADS = {
     "localization_f1_4px": "F1 within 4 px",
     "localization_f1_8px": "F1 within 8 px",
     "localization_f1_radius": "F1 in the head",
+    "ap": "AP",
+    "ap_50": "AP50",
+    "ap_75": "AP75",
+    "ap_small": "AP small",
+    "ap_medium": "AP medium",
+    "ap_large": "AP large",
+    "teacher_ap": "AP of the teacher",
+    "pseudo_label_mean_iou": "mean IoU of the weak masks",
 }
-_PERCENT = ("matched_iou", "annotator_matched_iou", "f1_", "mean_iou_", "localization_")
+_PERCENT = (
+    "matched_iou", "annotator_matched_iou", "f1_", "mean_iou", "localization_", "ap", "ar", "teacher_ap",
+    "pseudo_label_mean_iou",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -164,7 +183,9 @@ def markdown_table(summaries: Sequence[SeedSummary], figures: Sequence[str] = ()
     unknown = [f"'{name}'" for name in figures if name not in known]
     if unknown:
         raise PipelineError(f"no run has the figure {', '.join(unknown)}; there are: {', '.join(known)}")
-    columns = list(figures) or [name for name in DEFAULT_FIGURES if name in known]
+    columns = list(figures) or [
+        name for name in DEFAULT_FIGURES if any(summary.values.get(name) for summary in summaries)
+    ]
     rows = [["data set", "labelled %", "seeds", *(_head(name) for name in columns)]]
     rows.append(["---", "--:", ":--", *("--:" for _ in columns)])
     for summary in summaries:

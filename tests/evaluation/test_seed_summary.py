@@ -51,6 +51,14 @@ def test_shares_are_in_percent_and_decimals_follow_the_size() -> None:
     assert found[3:] == ["123.5 ± 0.0", "0.123 ± 0.000", "32.4 ± 1.4"]
 
 
+def test_a_segmenters_ap_is_in_percent_and_sizes_that_no_run_has_are_left_out() -> None:
+    figures = {"ap": 0.3351, "ap_50": 0.6, "ap_large": None, "ar": 0.5, "teacher_ap": 0.2, "n_images": 5}
+    one = RunFigures("shapes", 5, 0, Path("x"), figures, None)
+    header, _, found = cells(markdown_table(summarize_seeds([one])))
+    assert header[3:] == ["AP, %", "AP50, %", "AP of the teacher, %"]
+    assert found[3:] == ["33.5", "60.0", "20.0"]
+
+
 def test_usual_columns_are_those_that_some_run_has() -> None:
     annotator = {name: value for name, value in FIGURES.items() if name != "matched_iou_truth"}
     other = RunFigures("jhu", 5, 0, Path("x"), {**annotator, "matched_iou_annotator": 0.5}, None)
