@@ -6,7 +6,7 @@ the level of the largest s is taken. No point-NMS, no size prior, no threshold o
 What follows is this project's own: points are independent, each keeps its row, and a row whose mask is not to be
 trusted says why. Statuses, the first that holds:
 
-- ``empty``: no pixel above ½;
+- ``empty``: no pixel above ½, or a point outside the image, for which nothing is looked up;
 - ``small``: no more pixels than ``min_area`` of the level, the limit below which SOLOv2 drops detections;
 - ``collision``: another point chose the same level and cell, thus has the same mask, and a better claim: the higher s,
   of equal ones the point inside the mask, then the nearer to the cell's centre, then the earlier;
@@ -45,7 +45,7 @@ from pipeline.models.solo_inference import (
 from pipeline.models.solov2 import LEVEL_STRIDES, MASK_STRIDE, SoloOutput
 
 ALGORITHM = "point_guided"
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 """Bump by hand when the same inputs give other masks."""
 
 Choose = Literal["best", "random", "size_oracle"]
@@ -61,7 +61,8 @@ class PointGuided:
 
     Args:
         class_id: (N,) int64, as given.
-        level: (N,) int64, the chosen level; -1 where no level was left, which ``published`` alone brings about.
+        level: (N,) int64, the chosen level; -1 where there is none: for points outside the image, and where
+            ``published`` has left none.
         cell_xy: (N, 2) int64, column and row of the point's cell on that level.
         class_score: (N,) float, σ of the known class's logit in that cell.
         class_probs: (N, C) float, σ of all its logits.
@@ -130,7 +131,7 @@ def point_guided(
 
     Args:
         output: The network's, of a batch of one.
-        points_xy: (N, 2), pixels of the network's input, see :func:`scale_points`; those outside take the nearest cell.
+        points_xy: (N, 2), pixels of the network's input, see :func:`scale_points`.
         class_id: (N,) int, below the network's number of classes.
         size_hw: Size of the image in the network's input, pixels; the rest is padding.
         padded_hw: Size of the network's input.
@@ -156,6 +157,9 @@ def point_guided(
     views = _look_at_cells(output, cells, classes, features)
 
     allowed = _last_in_cell(views.cell, len(views.kernels)) if published else torch.ones_like(views.score).bool()
+    limits = torch.tensor([size_hw[1], size_hw[0]], device=device) - 0.5
+    outside = ((points < -0.5) | (points >= limits)).any(dim=1)
+    allowed &= ~outside[:, None]
     preference = _preference(views.score, choose, generator, sizes_px, ranges_px)
     preference = preference.masked_fill(~allowed, -torch.inf)
     level = preference.argmax(dim=1) if len(points) else classes
@@ -175,7 +179,8 @@ def point_guided(
     empty = (result.area == 0) & ~lost
     small = (result.area <= least) & ~empty & ~lost
     usable = ~(empty | small | lost)
-    collision = lost.clone()
+    empty |= outside
+    collision = lost & ~outside
     if not published:
         collision |= _yields_its_cell(result, points, padded_hw, output.grids, chosen, usable)
     duplicate = _is_duplicate(result, usable & ~collision, None if published else duplicate_iou)

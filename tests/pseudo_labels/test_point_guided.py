@@ -57,6 +57,20 @@ def test_maskness_decides_as_the_class_does() -> None:
     assert found.level_scores[0, 0] < found.level_scores[0, 1]
 
 
+@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize("outside", [(-0.6, 22.0), (41.0, -3.0), (63.5, 22.0), (41.0, 80.0), (500.0, 500.0)])
+def test_points_outside_the_image_get_nothing_and_take_nothing(outside: tuple[float, float], published: bool) -> None:
+    x, y = float(np.clip(outside[0], 0, 63)), float(np.clip(outside[1], 0, 63))
+    cells = {(k, *cell_of(x, y, k)): (0, {1: 0.9}) for k in range(5)}
+    output = output_by_hand([box(4, 4, 12, 12)], cells)
+    found = look(output, [(x, y), outside], [1, 1], duplicate_iou=NOBODY)
+    assert found.status.tolist() == ["ok", "empty"]
+    assert found.level.tolist() == [0, -1]
+    assert not found.masks_prob()[1].any()
+    alone = look(output, [outside], [1], published=published)
+    assert (alone.status.tolist(), alone.score.tolist()) == (["empty"], [0.0])
+
+
 def test_two_points_in_one_cell_give_two_rows() -> None:
     """The mask covers the second point alone, so that it has the better claim."""
     cells = {(0, 2, 2): (0, {1: 0.9})}
@@ -185,6 +199,8 @@ def plain_lookup(
                           "off": off[0] ** 2 + off[1] ** 2})  # fmt: skip
         best = max(range(len(views)), key=lambda k: (views[k]["score"], -k))
         rows.append({**views[best], "level": best, "scores": [v["score"] for v in views], "status": "ok"})
+        if not (-0.5 <= x < size_hw[1] - 0.5 and -0.5 <= y < size_hw[0] - 0.5):
+            rows[-1] |= {"level": -1, "mask": torch.zeros(visible_rows, visible_columns, dtype=torch.bool)}
     for row in rows:
         area = int(row["mask"].sum())
         row["area"] = area

@@ -150,6 +150,8 @@ def test_odd_rows_keep_their_place_with_a_status_through_the_whole_chain(home: P
         np.testing.assert_array_equal(rows.class_id, points.class_id)
     assert sorted(pseudo.instances(images[4]).status.tolist()) == ["collision", "ok"]
     assert pseudo.instances(images[5]).status.tolist() == ["ok"]
+    assert pseudo.instances(images[6]).status.tolist() == ["empty"]
+    assert pseudo.instances(images[6]).area_px.tolist() == [0]
     assert "warning: warmup: no strong image shows dog, toothbrush (2 of 3 classes): the network" in told[warmup]
     assert "warning: retrain: no strong image or pseudo-label shows dog (1 of 3 classes): the network" in told[retrain]
     unseen = [
