@@ -66,7 +66,7 @@ def one_core_rows(scale: float) -> list[Row]:
     ours, theirs = core_seconds(
         lambda: matrix_nms(masks, one_class, scores), lambda: loop_matrix_nms(flat, sample), rounds=2
     )
-    total = theirs * (n * (n - 1) / 2) / sample.sum()  # candidate j has j others above it
+    total = theirs * (n * (n - 1) / 2) / float(sample.sum())  # candidate j has j others above it
     work = f"{n:,} candidates of one class, {SIDE} × {SIDE}, one core"
     name = f"loop over candidates ({len(sample)} of them, extrapolated)"
     reach = f"≤ {1 / REACH} × ({REACH} × faster)"

@@ -1,3 +1,6 @@
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -19,3 +22,4 @@ def test_a_small_run_gives_its_row() -> None:
     assert row.work == "20 candidates of one class, 160 × 160, one core"
     assert row.reach == "≤ 0.05 × (20 × faster)"
     assert row.met == (row.ratio <= 0.05)
+    json.dumps(dataclasses.asdict(row))  # as results are written: no NumPy numbers
