@@ -31,7 +31,7 @@ demo: $(READY) ## Run the whole chain on generated crowds; ends with figures and
 	@dvc repro
 	@$(PY) -m stages.outcome
 
-test: $(READY) ## Run the tests (about 5 minutes)
+test: $(READY) ## Run the tests (about 8 minutes)
 	@$(PY) -m pytest -q
 
 check: $(READY) ## Lint, format, types, import floors, README commands
