@@ -7,7 +7,7 @@ comes out, so that every image is judged alike.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -173,14 +173,19 @@ def adapt(
 
 
 def adapt_over(
-    state: AdaptiveState, images: Iterable[tuple[str, Instances]], *, options: QualityOptions
+    state: AdaptiveState,
+    images: Iterable[tuple[str, Instances]],
+    *,
+    options: QualityOptions,
+    stratum_of: Callable[[Instances], npt.NDArray[np.int64]] = lambda rows: rows.class_id,
 ) -> AdaptiveState:
-    """Move the thresholds by many images, by class.
+    """Move the thresholds by many images.
 
     Args:
         state: Before.
         images: ``image_id`` and rows, ids ascending; those of a mask store are.
         options: See :func:`adapt`.
+        stratum_of: Gives the (N,) stratum of the rows of an image; their classes by default.
 
     Raises:
         PipelineError: As in :func:`adapt`.
@@ -192,6 +197,6 @@ def adapt_over(
             raise ValueError(f"images: expected ascending ids, got {image_id} after {last}")
         last = image_id
         state = adapt(
-            state, rows.class_score, rows.mask_quality, rows.class_id, options=options, nms_decay=rows.nms_decay
+            state, rows.class_score, rows.mask_quality, stratum_of(rows), options=options, nms_decay=rows.nms_decay
         )
     return state
