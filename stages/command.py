@@ -1,9 +1,10 @@
 """What every stage's command shares: options with their help, one way to fail, one way to print."""
 
 import functools
+import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
@@ -46,6 +47,19 @@ def stage_app(help_text: str) -> typer.Typer:
         pretty_exceptions_enable=False,
         no_args_is_help=False,
     )
+
+
+def hand_over(module: str, **options: Any) -> None:
+    """Run another stage's command in place of this one.
+
+    Args:
+        module: Its module; imported now alone, since what this stage makes does not depend on it.
+        **options: Those of its ``main``.
+
+    Raises:
+        PipelineError: As it does.
+    """
+    importlib.import_module(module).main.__wrapped__(**options)
 
 
 def fails_clearly(command: Callable[P, R]) -> Callable[P, R]:

@@ -1,7 +1,9 @@
 """The figures of an evaluation as a table for the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 from rich.table import Table
 
 from pipeline.report.glossary import meaning
@@ -47,3 +49,20 @@ def verdict(metrics: Mapping[str, float | int | None]) -> str:
         return ""
     lead = "The student beats its teacher" if n_better == len(parts) else "The student does not beat its teacher"
     return f"{lead}: {'; '.join(parts)}."
+
+
+def yield_table(yields: npt.NDArray[np.int64], names: Sequence[str], *, title: str) -> Table:
+    """Lay out what judging made of the rows of each class, size or density.
+
+    Args:
+        yields: (K, 3) rows that were dropped, are ambiguous, are kept.
+        names: K names.
+        title: Headline.
+    """
+    table = Table(title=title, title_justify="left", show_footer=len(names) > 1)
+    table.add_column("of", footer="all")
+    for name, column in (("kept", 2), ("ambiguous", 1), ("dropped", 0)):
+        table.add_column(name, justify="right", footer=f"{int(yields[:, column].sum()):,}")
+    for name, (dropped, ambiguous, kept) in zip(names, yields.tolist(), strict=True):
+        table.add_row(name, f"{kept:,}", f"{ambiguous:,}", f"{dropped:,}")
+    return table

@@ -104,6 +104,21 @@ class RunPaths(DatasetPaths):
         return self.run / self._round_place / "pseudo_label"
 
     @property
+    def held_out(self) -> Path:
+        """Mask store of ``pseudo_label``: what the teacher makes of the held-out labelled images."""
+        return self.run / self._round_place / "held_out"
+
+    @property
+    def second_opinion(self) -> Path:
+        """What ``pseudo_label`` was told of its rows' classes by another opinion."""
+        return self.run / self._round_place / "second_opinion.parquet"
+
+    @property
+    def judged(self) -> Path:
+        """``masks/``, ``thresholds.json``, ``corrections.parquet``, plots: the pseudo-labels, judged."""
+        return self.run / self._round_place / "judged"
+
+    @property
     def rough(self) -> Path:
         """Mask stores ``early_1`` and so on: what the teacher's early weights make of the strong images."""
         return self.run / "rough"

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.experiments.crowd import CROWD
+from benchmarks.experiments.pldc import PLDC
 from benchmarks.experiments.shapes import SHAPES
 from benchmarks.experiments.study import Run, Study, all_runs
 from benchmarks.experiments.tables import write_tables
@@ -20,7 +21,7 @@ from pipeline.compute.files import atomic_write_bytes
 from pipeline.errors import PipelineError
 from stages.command import fails_clearly
 
-STUDIES: dict[str, Study] = {study.name: study for study in (CROWD, SHAPES)}
+STUDIES: dict[str, Study] = {study.name: study for study in (CROWD, SHAPES, PLDC)}
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

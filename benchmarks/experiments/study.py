@@ -19,6 +19,7 @@ class Step:
         per_run: Whether it is done for each labelled share and seed, or once for a data set.
         output: Folder that it writes, below the data set's or the run's; None for one of its own name.
         options: Further options of the command; ``{cache}`` stands for a folder that all runs share.
+        also: Files and folders that it writes beside ``output``, in the same place; those that are not there are none.
     """
 
     stage: str
@@ -26,6 +27,7 @@ class Step:
     per_run: bool = True
     output: str | None = None
     options: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
 
     @property
     def folder(self) -> str:

@@ -107,10 +107,18 @@ class Workshop:
             else:
                 link(folder / "data" / self.study.name / "raw", before / "data" / self.study.name / "raw")
                 for one in earlier:
-                    link(self._place(folder, one, run), self._place(before, one, run))
+                    self._link_outputs(one, run, before, folder)
             self._call(step, run, params, folder)
             (folder / "done").touch()
         return folder
+
+    def _link_outputs(self, step: Step, run: Run, before: Path, folder: Path) -> None:
+        """Show a later step what an earlier one wrote."""
+        made, shown = self._place(before, step, run), self._place(folder, step, run)
+        link(shown, made)
+        for name in step.also:
+            if made.with_name(name).exists():
+                link(shown.with_name(name), made.with_name(name))
 
     def _place(self, folder: Path, step: Step, run: Run) -> Path:
         """Output of a step, below the folder of that step or of a later one."""

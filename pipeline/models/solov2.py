@@ -99,10 +99,12 @@ class SoloOutput(NamedTuple):
 
     def image(self, index: int) -> "SoloOutput":
         """Give one image as a batch of one."""
-        one = slice(index, index + 1)
-        return SoloOutput(
-            [level[one] for level in self.class_logits], [level[one] for level in self.kernels], self.mask_features[one]
-        )
+        return self.images(slice(index, index + 1))
+
+    def images(self, part: slice) -> "SoloOutput":
+        """Give a part of the images."""
+        logits, kernels = ([level[part] for level in levels] for levels in (self.class_logits, self.kernels))
+        return SoloOutput(logits, kernels, self.mask_features[part])
 
     def detach(self) -> "SoloOutput":
         """Give the same values without their history."""

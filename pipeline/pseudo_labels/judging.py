@@ -215,7 +215,8 @@ def judge_store(
                 changes["point_id"] += rows.point_id[changed].tolist()
                 changes["old_class_id"] += found.corrected.old_class_id[changed].tolist()
                 changes["old_class_score"] += found.corrected.old_class_score[changed].tolist()
-    write_json(folder / THRESHOLDS_FILE, thresholds_json(options.quality, limits, names))
+    thresholds = {"strata": list(names), "quality": asdict(options.quality), "limits": params["limits"]}
+    write_json(folder / THRESHOLDS_FILE, thresholds)
     schema = pa.schema(
         [("image_id", pa.string()), ("point_id", pa.int64()), ("old_class_id", pa.int64()),
          ("old_class_score", pa.float32())]
@@ -224,27 +225,21 @@ def judge_store(
     return yields
 
 
-def thresholds_json(options: QualityOptions, limits: Limits | None, names: Sequence[str]) -> dict[str, Any]:
-    """Give the thresholds as plain data."""
-    single = options.score_thr if options.thresholds == "single" else None
-    return {
-        "thresholds": options.thresholds,
-        "strata": list(names),
-        "score_thr": single,
-        "limits": None if limits is None else asdict(limits),
-    }
-
-
-def read_limits(path: Path) -> Limits | None:
-    """Read the thresholds that :func:`judge_store` wrote; None where there are none for two scores.
+def read_thresholds(path: Path) -> tuple[QualityOptions, Limits | None]:
+    """Read how :func:`judge_store` judged: the options, and the thresholds where there are two for each stratum.
 
     Raises:
         PipelineError: If the file is missing or something else.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["limits"]
-        return None if found is None else Limits(**{name: tuple(map(float, each)) for name, each in found.items()})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        quality: dict[str, Any] = {
+            name: tuple(each) if isinstance(each, list) else each for name, each in found["quality"].items()
+        }
+        limits = found["limits"]
+        lists = None if limits is None else {name: tuple(map(float, each)) for name, each in limits.items()}
+        return QualityOptions(**quality), None if lists is None else Limits(**lists)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PipelineError(
             f"{path}: expected the thresholds that judging writes ({type(error).__name__}: {error}); run the stage "
             "judge first"

@@ -263,6 +263,40 @@ def require_strata(stratum: npt.NDArray[np.integer[Any]], n_strata: int) -> None
         )
 
 
+def judge_scores(
+    class_score: Columns,
+    mask_quality: Columns,
+    area_px: npt.NDArray[np.integer[Any]],
+    stratum: npt.NDArray[np.integer[Any]],
+    *,
+    options: QualityOptions,
+    limits: Limits | None = None,
+    nms_decay: Columns | None = None,
+) -> Tiers:
+    """Sort rows into tiers, as the options say; see :func:`judge` for the columns and :func:`judge_rows` for the rest.
+
+    Raises:
+        PipelineError: If a row lacks a score, or its stratum thresholds.
+        ValueError: If ``limits`` are needed and not given.
+    """
+    if options.thresholds == "off":
+        return np.full(len(class_score), Tier.KEEP, dtype=np.int8)
+    if options.thresholds == "single":
+        return judge_product(
+            class_score, mask_quality, area_px, score_thr=options.score_thr, margin=options.margin,
+            min_area_px=options.min_area_px, nms_decay=nms_decay,
+        )  # fmt: skip
+    if options.thresholds == "fixed" and limits is None:
+        lists = [each for each in (options.class_thr, options.mask_thr) if isinstance(each, tuple)]
+        limits = Limits.fixed(options, len(lists[0]) if lists else int(stratum.max(initial=0)) + 1)
+    if limits is None:
+        raise ValueError(f"limits: expected them, as thresholds is {options.thresholds}")
+    return judge(
+        class_score, mask_quality, area_px, stratum, limits=limits, min_area_px=options.min_area_px,
+        nms_decay=nms_decay, min_decay=options.min_decay,
+    )  # fmt: skip
+
+
 def judge_rows(
     rows: Instances,
     *,
@@ -285,23 +319,9 @@ def judge_rows(
         PipelineError: If a row lacks a score, or its stratum thresholds.
         ValueError: If ``limits`` are needed and not given.
     """
-    if options.thresholds == "off":
-        return np.full(len(rows), Tier.KEEP, dtype=np.int8)
-    scores = (rows.class_score, rows.mask_quality, rows.area_px)
-    if options.thresholds == "single":
-        return judge_product(
-            *scores, score_thr=options.score_thr, margin=options.margin, min_area_px=options.min_area_px,
-            nms_decay=rows.nms_decay,
-        )  # fmt: skip
-    strata = rows.class_id if stratum is None else stratum
-    if options.thresholds == "fixed" and limits is None:
-        lists = [each for each in (options.class_thr, options.mask_thr) if isinstance(each, tuple)]
-        limits = Limits.fixed(options, len(lists[0]) if lists else int(strata.max(initial=0)) + 1)
-    if limits is None:
-        raise ValueError(f"limits: expected them, as thresholds is {options.thresholds}")
-    return judge(
-        *scores, strata, limits=limits, min_area_px=options.min_area_px, nms_decay=rows.nms_decay,
-        min_decay=options.min_decay,
+    return judge_scores(
+        rows.class_score, rows.mask_quality, rows.area_px, rows.class_id if stratum is None else stratum,
+        options=options, limits=limits, nms_decay=rows.nms_decay,
     )  # fmt: skip
 
 

@@ -81,6 +81,20 @@ _MEANINGS: dict[str, Meaning] = {
     "teacher_ap_75": Meaning(
         "AP75 of the teacher", "The same where a mask counts as found from IoU 0.75 on.", "higher"
     ),
+    "pseudo_label_precision": Meaning(
+        "Precision of the weak masks",
+        "Share of the pseudo-labels learnt from that meet a true instance of their class with IoU 0.5 or more.",
+        "higher",
+    ),
+    "pseudo_label_recall": Meaning(
+        "Recall of the weak masks", "Share of the weak images' true instances that such a pseudo-label meets.", "higher"
+    ),
+    "pseudo_label_mean_class_precision": Meaning(
+        "Precision of the weak masks, mean of classes", "The same precision, each class counting alike.", "higher"
+    ),
+    "pseudo_label_mean_class_recall": Meaning(
+        "Recall of the weak masks, mean of classes", "The same recall, each class counting alike.", "higher"
+    ),
     "pseudo_label_mean_iou": Meaning(
         "Mean IoU of the weak masks",
         "Of the masks that the student learnt from with the true ones, over all points of "

@@ -18,11 +18,13 @@ from pipeline.datasets.prepared import Prepared
 from pipeline.errors import PipelineError
 from pipeline.evaluation.average_precision import average_precision
 from pipeline.evaluation.given_points import mean_iou_given_points
+from pipeline.evaluation.precision_recall import precision_recall
 from pipeline.masks.schema import Provenance
 from pipeline.masks.store import MaskStore
 from pipeline.models.solo_inference import DetectOptions
 from pipeline.report.overlay import Overlay, Panel, draw_overlay, encode_png
 from pipeline.training.segment_inference import PointGuidedOptions, Segmenter
+from pipeline.training.segment_pseudo_labels import has_row_for_each_point
 
 METRICS_FILE = "metrics.json"
 DETECTIONS_FOLDER = "detections"
@@ -109,8 +111,11 @@ def evaluate_segments(
             prompted = _prompt_all(student, inputs, folder / "prompted", inputs.student)
             figures |= mean_iou_given_points(prompted, truth, inputs.test_ids, class_names=names).metrics()
         if inputs.pseudo is not None and len(inputs.pseudo):
-            weak = mean_iou_given_points(inputs.pseudo, truth, inputs.pseudo.image_ids, class_names=names)
-            figures["pseudo_label_mean_iou"] = float(f"{weak.mean_iou:.6g}")
+            weak_ids = inputs.pseudo.image_ids
+            if has_row_for_each_point(inputs.pseudo.provenance):
+                weak = mean_iou_given_points(inputs.pseudo, truth, weak_ids, class_names=names)
+                figures["pseudo_label_mean_iou"] = float(f"{weak.mean_iou:.6g}")
+            figures |= precision_recall(inputs.pseudo, truth, weak_ids, class_names=names).metrics("pseudo_label")
         figures["n_images"] = len(inputs.test_ids)
         _draw(inputs, store, truth, folder / OVERLAYS_FOLDER, options.pictures)
         write_json(folder / METRICS_FILE, figures)

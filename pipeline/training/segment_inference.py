@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from pipeline.compute.files import digest_file
 from pipeline.compute.progress import JsonLines, track
@@ -92,15 +93,19 @@ class Segmenter:
         size = InputSize(views["test_short_side_px"], views["long_side_px"])
         return cls(net.to(device).eval(), size, ranges, device)
 
-    @torch.no_grad()
-    def look(self, pixels: npt.NDArray[np.uint8]) -> tuple[SoloOutput, tuple[int, int], tuple[int, int]]:
-        """Run the network on an (H, W, 3) image: its output, the image's size in the input, the input's size."""
+    def to_input(self, pixels: npt.NDArray[np.uint8]) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
+        """Bring an (H, W, 3) image to the network: its (1, 3, H', W') input, the image's size in it, the input's."""
         image_hw = (pixels.shape[0], pixels.shape[1])
         size_hw = resized_hw(image_hw, short_side_px=self.size.short_side_px, long_side_px=self.size.long_side_px)
         whole_hw = padded_hw([size_hw])
         rgb = torch.from_numpy(np.ascontiguousarray(resize_rgb(pixels, size_hw))).permute(2, 0, 1).float() / 255.0
-        output = self.net(pad_rgb(rgb, whole_hw)[None].to(self.device))
-        return output, size_hw, whole_hw
+        return pad_rgb(rgb, whole_hw)[None].to(self.device), size_hw, whole_hw
+
+    @torch.no_grad()
+    def look(self, pixels: npt.NDArray[np.uint8]) -> tuple[SoloOutput, tuple[int, int], tuple[int, int]]:
+        """Run the network on an (H, W, 3) image: its output, the image's size in the input, the input's size."""
+        images, size_hw, whole_hw = self.to_input(pixels)
+        return self.net(images), size_hw, whole_hw
 
     def detect(self, pixels: npt.NDArray[np.uint8], options: DetectOptions, *, keep_prob: bool = False) -> Instances:
         """Find the instances of an (H, W, 3) image, highest score first; masks without a pixel are none.

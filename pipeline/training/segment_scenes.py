@@ -27,10 +27,12 @@ class SegmentScene:
     Args:
         pixels: (H, W, 3) uint8 RGB.
         rows: Its instances; those that are not ``ok`` are ignored where their mask lies.
+        pseudo: Whether they are a teacher's.
     """
 
     pixels: npt.NDArray[np.uint8]
     rows: Instances
+    pseudo: bool = False
 
     def __post_init__(self) -> None:
         """Refuse parts that do not belong together."""
@@ -40,7 +42,8 @@ class SegmentScene:
     @property
     def n_bytes(self) -> int:
         """Memory, roughly: pixels and run lengths."""
-        return self.pixels.nbytes + sum(len(rle) for rle in self.rows.rle) + 200 * len(self.rows)
+        soft = sum(len(blob) for blob in self.rows.prob_q8 or () if blob is not None)
+        return self.pixels.nbytes + sum(len(rle) for rle in self.rows.rle) + soft + 200 * len(self.rows)
 
 
 @dataclass(frozen=True)
@@ -97,14 +100,15 @@ def segment_scenes(
     known = set(strong_ids)
 
     def read(image_id: str) -> SegmentScene:
-        store = strong if image_id in known or weak is None else weak
+        pseudo = image_id not in known and weak is not None
+        store = weak if pseudo and weak is not None else strong
         rows = store.instances(image_id)
         if len(rows) and not (rows.class_id.min() >= 0 and rows.class_id.max() < n_classes):
             raise PipelineError(
                 f"{store.path}: {image_id} has rows of class {int(rows.class_id.min())} to {int(rows.class_id.max())}, "
                 f"expected 0 to {n_classes - 1}; run the stage that makes the store again"
             )
-        return SegmentScene(read_image_rgb(prepared.image(image_id).path), rows)
+        return SegmentScene(read_image_rgb(prepared.image(image_id).path), rows, pseudo)
 
     return SegmentScenes((*strong_ids, *weak_ids), Kept(read, cache_mib=cache_mib))
 

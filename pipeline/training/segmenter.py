@@ -1,13 +1,12 @@
 """SOLOv2's trainings: the teacher on strong images, the student on those and on pseudo-labels of the weak ones."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.compute.files import digest_file
 from pipeline.compute.progress import warn_user
@@ -15,65 +14,33 @@ from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.splits import Splits
 from pipeline.errors import PipelineError
 from pipeline.evaluation.average_precision import average_precision_of
-from pipeline.losses.solo import RangesPx, solo_loss, solo_targets
 from pipeline.masks.store import MaskStore
 from pipeline.models.solo_inference import DetectOptions
 from pipeline.models.solov2 import Solov2, build_solov2
 from pipeline.training.checkpoint import read_record, read_weights
+from pipeline.training.online_teacher import OnlineTeacher
 from pipeline.training.options import result_options
 from pipeline.training.phases import Phase
 from pipeline.training.ranks import launch
 from pipeline.training.run_place import RunPlace, digest_tables
-from pipeline.training.segment_batches import SegmentBatch, SegmentBatches
+from pipeline.training.segment_batches import PairedBatches, SegmentBatch, SegmentBatches
 from pipeline.training.segment_inference import KIND, InputSize, Segmenter
+from pipeline.training.segment_losses import SegmentLoss
+from pipeline.training.segment_options import SegmentPhaseOptions
 from pipeline.training.segment_scenes import SegmentScenes, segment_scenes, unseen_classes
-from pipeline.training.segmenter_options import SegmenterOptions, StudentOptions
+from pipeline.training.segmenter_options import SegmenterOptions, StudentOptions, UnlabeledImagesOptions
 from pipeline.training.training_run import TrainingRun
 
 ALGORITHM_VERSION = 1
 """Raised by hand when the same inputs train other weights; unfinished trainings of another version start anew."""
+NO_STEPS = SegmentPhaseOptions(steps=0)
+ALIKE = UnlabeledImagesOptions()
 LEARNING = ("encoder", "fpn", "class_tower", "kernel_tower", "class_head", "kernel_head", "mask_branch")
 
 
 def early_files(options: SegmenterOptions) -> dict[int, str]:
     """Step → file name of the weights that are kept beside the final ones."""
     return {step: f"early_{number}.safetensors" for number, step in enumerate(options.early_steps, start=1)}
-
-
-@dataclass(frozen=True)
-class SegmentLoss:
-    """Loss of a batch.
-
-    Args:
-        grids: Cells along each side, per level.
-        ranges_px: Sizes of instances, per level.
-        dice_weight: Weight of dice.
-        fabric: Device and ranks; the losses are divided by the positive cells of all ranks.
-    """
-
-    grids: tuple[int, ...]
-    ranges_px: RangesPx
-    dice_weight: float
-    fabric: Fabric
-
-    def __call__(
-        self, student: nn.Module, teacher: nn.Module, batch: SegmentBatch, phase_step: int
-    ) -> dict[str, Tensor]:
-        """Compute it."""
-        batch = batch.to(self.fabric.device)
-        size_hw = (batch.images.shape[2], batch.images.shape[3])
-        targets = solo_targets(batch.instances, grids=self.grids, ranges_px=self.ranges_px, size_hw=size_hw)
-        count = torch.tensor(float(targets.n_positive), device=self.fabric.device)
-        if self.fabric.world_size > 1:
-            shared = self.fabric.all_reduce(count, reduce_op="sum")
-            assert isinstance(shared, Tensor)
-            count = shared
-        found = solo_loss(
-            student(batch.images), targets, dice_weight=self.dice_weight, n_positive=count,
-            n_ranks=self.fabric.world_size,
-        )  # fmt: skip
-        lost = torch.tensor(float(targets.n_lost), device=self.fabric.device)
-        return {**found, "lost_instances": lost}
 
 
 @dataclass(frozen=True)
@@ -145,19 +112,21 @@ def train_segmenter_student(
     options: StudentOptions,
     seed: int,
     place: RunPlace,
+    online: OnlineTeacher | None = None,
 ) -> dict[str, float]:
-    """Train the student on the strong images and on the pseudo-labels of the weak ones, alike.
+    """Train the student on the strong images and on the pseudo-labels of the weak ones.
 
     Args:
         prepared: The data set; no points are read.
         splits: As for the teacher; pseudo-labels must be of ``unlabeled``.
         masks: True masks, or an annotator's; only those of the strong images are read.
-        pseudo: Masks of the weak images, a row for each point; those that are not ``ok`` are ignored where they lie.
-            Not read with ``weak: false``.
+        pseudo: Masks of the weak images; those that are not ``ok`` are ignored where they lie. None to train on the
+            strong images alone.
         teacher: The teacher's checkpoint, for ``start: teacher``.
         options: Network, lengths, views.
         seed: Seed of the network's start and of the views.
         place: Device and folders.
+        online: Labels the weak images at each step, in place of the rows of ``pseudo``.
 
     Returns:
         The figures that also stand in ``metrics.json``; nothing on other ranks than the first.
@@ -165,7 +134,6 @@ def train_segmenter_student(
     Raises:
         PipelineError: If inputs are missing or do not fit, or training diverges.
     """
-    pseudo = pseudo if options.weak else None
     foreign = sorted(set(pseudo.image_ids) - set(splits.unlabeled)) if pseudo is not None else []
     if pseudo is not None and foreign:
         raise PipelineError(
@@ -192,10 +160,13 @@ def train_segmenter_student(
     inputs = {
         "pseudo": digest_tables([pseudo.path]) if pseudo is not None else None,
         "teacher": digest_file(teacher) if options.start == "teacher" else None,
+        "burn_in": asdict(options.burn_in),
+        "unlabeled": asdict(options.unlabeled),
+        "online": None if online is None else asdict(online),
     }
     return _train(
-        prepared, splits, masks, pseudo, net,
-        options=options.learn, seed=seed, place=place, kind="retrain", inputs=inputs,
+        prepared, splits, masks, pseudo, net, options=options.learn, seed=seed, place=place, kind="retrain",
+        inputs=inputs, burn_in=options.burn_in, unlabeled=options.unlabeled, online=online,
     )  # fmt: skip
 
 
@@ -226,20 +197,41 @@ def _train(
     place: RunPlace,
     kind: str,
     inputs: Mapping[str, object],
+    burn_in: SegmentPhaseOptions = NO_STEPS,
+    unlabeled: UnlabeledImagesOptions = ALIKE,
+    online: OnlineTeacher | None = None,
 ) -> dict[str, float]:
     for name in ("labeled_train", "labeled_val"):
         if not getattr(splits, name):
             raise PipelineError(f"splits: there is no image in {name}; label more images, or raise labeled_pct")
     names, n_strong = _class_names(prepared), len(splits.labeled_train)
     cache_mib, n_classes = options.loop.cache_mib, len(names)
-    scenes = segment_scenes(prepared, masks, splits.labeled_train, pseudo, n_classes=n_classes, cache_mib=cache_mib)
-    held_out = segment_scenes(prepared, masks, splits.labeled_val, None, n_classes=n_classes, cache_mib=cache_mib)
+
+    def scenes_of(image_ids: Sequence[str], store: MaskStore | None = None) -> SegmentScenes:
+        return segment_scenes(prepared, masks, image_ids, store, n_classes=n_classes, cache_mib=cache_mib)
+
+    held_out, strong = scenes_of(splits.labeled_val), scenes_of(splits.labeled_train)
     fabric = launch(place.device, place.ranks, precision=options.loop.precision, batch=options.views.batch)
     unseen = unseen_classes(masks, splits.labeled_train, pseudo, class_names=names)
     if unseen and fabric.is_global_zero:
         warn_user(f"{kind}: {_unseen_text(unseen, names, weak=pseudo is not None)}")
-    batches = SegmentBatches(scenes, options.views, seed, fabric.global_rank, fabric.world_size)
-    loss = SegmentLoss(options.network.grids, options.ranges_px, options.dice_weight, fabric)
+    labeled = SegmentBatches(strong, options.views, seed, fabric.global_rank, fabric.world_size)
+    batches: SegmentBatches | PairedBatches = labeled
+    if pseudo is not None and unlabeled.batch:
+        views = replace(options.views, batch=unlabeled.batch)
+        pool = replace(
+            labeled, scenes=scenes_of((), pseudo), options=views, strong=unlabeled.strong,
+            weigh="off" if online else unlabeled.pixel_weights, stream=1,
+        )  # fmt: skip
+        batches = PairedBatches(labeled, pool)
+    elif pseudo is not None:
+        alike = scenes_of(splits.labeled_train, pseudo)
+        batches = replace(labeled, scenes=alike, weigh=unlabeled.pixel_weights)
+    loss = SegmentLoss(options.network.grids, options.ranges_px, options.dice_weight, fabric, unlabeled.weight, online)
+    phases: list[Phase[SegmentBatch]] = [
+        Phase("burn_in", burn_in, LEARNING, labeled, loss, labeled.describe),
+        Phase("train", options.train, LEARNING, batches, loss, batches.describe),
+    ]
     looks = HeldOutScenes(held_out, options, names, fabric.device)
     run = TrainingRun(
         kind=KIND,
@@ -258,14 +250,14 @@ def _train(
     )
     return run.train(
         net,
-        [Phase("train", options.train, LEARNING, batches, loss, batches.describe)],
+        phases,
         fabric=fabric,
         evaluate=lambda teacher, _: looks.figures(teacher),
         error_name="error",
         early=early_files(options),
         extra_figures=lambda: {
             "n_strong": n_strong,
-            "n_weak": len(scenes) - n_strong,
+            "n_weak": 0 if pseudo is None else len(pseudo),
             "classes_unseen": len(unseen),
         },
     )

@@ -4,10 +4,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.losses.solo import DICE_WEIGHT, RangesPx
+from pipeline.models.solo_inference import DetectOptions
 from pipeline.models.solov2 import Solov2Options
+from pipeline.pseudo_labels.uncertainty import PixelWeights
 from pipeline.training.bounds import require
 from pipeline.training.segment_options import SegmentLoopOptions, SegmentPhaseOptions
-from pipeline.training.view_options import ColorOptions
+from pipeline.training.view_options import ColorOptions, StrongViewOptions
 
 SMALL_RANGES_PX: RangesPx = ((1, 24), (24, 42), (42, 66), (66, 90), (90, 2048))
 SMALL_OVERLAPPING_PX: RangesPx = ((1, 30), (18, 54), (36, 80), (54, 108), (80, 2048))
@@ -111,6 +113,41 @@ def _student() -> SegmenterOptions:
     return SegmenterOptions(network=Solov2Options(grids=(12, 10, 8, 6, 4)), ranges_px=SMALL_OVERLAPPING_PX)
 
 
+def all_detections() -> DetectOptions:
+    """Give what a teacher's detections are stored with: every one that its thresholds might want (PL-DC, section 6)."""
+    return DetectOptions(class_thr=0.05, score_thr=0.0, min_area=(0, 0, 0, 0, 0), max_detections=100)
+
+
+@dataclass(frozen=True)
+class UnlabeledImagesOptions:
+    """How the student learns from pseudo-labelled images; the defaults are PointWSSIS's, see ``batch``.
+
+    Args:
+        batch: Pseudo-labelled images beside the labelled ones of a batch, with a loss of their own. Published by PL-DC:
+            8 + 8. With 0 both are drawn alike from one pool, and ``weight`` and ``strong`` are not read.
+        weight: λ in L = L_labelled + λ · L_pseudo-labelled. Published: 1.
+        strong: The student's view of them: colours, cut-out; resizing and flip are those of the teacher's view.
+        pixel_weights: ``uncertainty`` weighs the pixels of their masks by the teacher's certainty, for dice.
+        online: Take their labels from the averaged weights at each step, judged by the thresholds that ``judge`` wrote;
+            the stored ones then serve to begin with nothing but those. For ``batch`` above 0.
+        detect: What is read off the averaged weights' output, for ``online``.
+    """
+
+    batch: int = 0
+    weight: float = 1.0
+    strong: StrongViewOptions = field(default_factory=StrongViewOptions)
+    pixel_weights: PixelWeights = "off"
+    online: bool = False
+    detect: DetectOptions = field(default_factory=all_detections)
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range, and those that do not fit together."""
+        require("batch", self.batch, "at least 0", self.batch >= 0)
+        require("weight", self.weight, "at least 0", self.weight >= 0)
+        if self.online and not self.batch:
+            raise ValueError("online: expected batch above 0 beside it, as both kinds of images have their own loss")
+
+
 @dataclass(frozen=True)
 class StudentOptions:
     """The student: what of the pseudo-labels it learns from, and how.
@@ -119,10 +156,22 @@ class StudentOptions:
         learn: Its training.
         start: ``fresh`` as published (ImageNet weights, if the network has them), or from the ``teacher``'s weights.
         weak: Whether the pseudo-labels are learnt from; without them it is trained on the strong images alone.
-        masks: Which pseudo-labels: ``refined``, or as the stage ``pseudo_label`` gives them.
+        masks: Which pseudo-labels: ``refined``, ``judged``, or as the stage ``pseudo_label`` gives them.
+        burn_in: A first phase on the strong images alone; the next goes on from its averaged weights. Published by
+            PL-DC: 20,000 steps; ``start: teacher`` takes the place of it.
+        unlabeled: How pseudo-labelled images join.
     """
 
     learn: SegmenterOptions = field(default_factory=_student)
     start: Literal["fresh", "teacher"] = "fresh"
     weak: bool = True
-    masks: Literal["pseudo_label", "refined"] = "refined"
+    masks: Literal["pseudo_label", "refined", "judged"] = "refined"
+    burn_in: SegmentPhaseOptions = field(default_factory=lambda: SegmentPhaseOptions(steps=0))
+    unlabeled: UnlabeledImagesOptions = field(default_factory=UnlabeledImagesOptions)
+
+    def __post_init__(self) -> None:
+        """Refuse what does not fit together."""
+        if self.unlabeled.online and self.masks != "judged":
+            raise ValueError(
+                f"unlabeled.online: expected masks: judged beside it, whose thresholds it takes, got {self.masks}"
+            )

@@ -1,6 +1,8 @@
 """Which masks of the weak images the student learns from."""
 
 from pipeline.masks.store import MaskStore
+from pipeline.pseudo_labels.judging import MASKS_FOLDER, THRESHOLDS_FILE, read_thresholds
+from pipeline.training.online_teacher import OnlineTeacher
 from pipeline.training.segmenter_options import StudentOptions
 from stages.paths import RunPaths
 
@@ -13,4 +15,22 @@ def open_learnt_masks(paths: RunPaths, options: StudentOptions) -> MaskStore | N
     """
     if not options.weak:
         return None
-    return MaskStore.open(paths.refined if options.masks == "refined" else paths.pseudo_label)
+    places = {
+        "pseudo_label": paths.pseudo_label,
+        "refined": paths.refined,
+        "judged": paths.judged / MASKS_FOLDER,
+    }
+    return MaskStore.open(places[options.masks])
+
+
+def open_online_teacher(paths: RunPaths, options: StudentOptions) -> OnlineTeacher | None:
+    """Give what labels weak images at each step, by the thresholds that judge wrote; None where it is off.
+
+    Raises:
+        PipelineError: If the stage judge has not run.
+    """
+    unlabeled = options.unlabeled
+    if not (options.weak and unlabeled.online):
+        return None
+    quality, limits = read_thresholds(paths.judged / THRESHOLDS_FILE)
+    return OnlineTeacher(unlabeled.detect, quality, limits, unlabeled.pixel_weights)

@@ -1,8 +1,14 @@
-"""Stage ``pseudo_label`` of the segmenter: the teacher's masks at the weak images' points."""
+"""Stage ``pseudo_label`` of the segmenter: the teacher's masks of the weak images, unfiltered."""
+
+from typing import Annotated
+
+import typer
 
 from pipeline.compute.device import resolve_device
+from pipeline.masks.store import MaskStore
 from pipeline.training.checkpoint import MODEL_FILE
 from pipeline.training.segment_inference import write_point_guided
+from pipeline.training.segment_pseudo_labels import write_detections, write_opinions
 from stages.command import (
     DEFAULT_DATASET,
     DEFAULT_PARAMS,
@@ -13,13 +19,19 @@ from stages.command import (
     SeedOption,
     console,
     fails_clearly,
+    hand_over,
     stage_app,
 )
 from stages.params import load_segmenter_params
 from stages.paths import RunPaths
 from stages.run_inputs import RunInputs
 
-app = stage_app("Give every point of the weak images the mask that the teacher sees there.")
+app = stage_app("Give the weak images the masks that the teacher sees, at their points or wherever any might be.")
+
+RefilterOption = Annotated[
+    bool,
+    typer.Option("--refilter", help="Only judge again what is stored, as the stage judge does; seconds, no network."),
+]
 
 
 @app.command()
@@ -29,26 +41,39 @@ def main(
     labeled_pct: LabeledPctOption = 10,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
+    refilter: RefilterOption = False,
     params: ParamsOption = DEFAULT_PARAMS,
 ) -> None:
-    """Read the teacher of warmup, write a mask store, a row for each point, below …/seed_SEED/pseudo_label."""
+    """Read the teacher of warmup, write mask stores of the weak and of the held-out images below …/seed_SEED."""
+    if refilter:
+        hand_over("stages.segmenter.judge", dataset=dataset, labeled_pct=labeled_pct, seed=seed, params=params)
+        return
     settings = load_segmenter_params(params)
     paths = RunPaths(dataset, labeled_pct=labeled_pct, seed=seed)
     inputs = RunInputs.open(paths, settings)
-    found = write_point_guided(
-        inputs.prepared,
-        inputs.splits.unlabeled,
-        paths.warmup / MODEL_FILE,
-        options=settings.pseudo_label,
-        n_classes=len(inputs.prepared.class_names),
-        seed=seed,
-        out=paths.pseudo_label,
-        log=paths.logs / "pseudo_label.jsonl",
-        device=resolve_device(device),
-    )
-    listed = ", ".join(f"{count:,} {status}" for status, count in sorted(found.items(), key=lambda one: -one[1]))
+    prepared, options, target = inputs.prepared, settings.pseudo_label, resolve_device(device)
+    weights, log, n_classes = paths.warmup / MODEL_FILE, paths.logs / "pseudo_label.jsonl", len(prepared.class_names)
+    listed = ""
+    for image_ids, out in ((inputs.splits.labeled_val, paths.held_out), (inputs.splits.unlabeled, paths.pseudo_label)):
+        if options.method == "points":
+            found = write_point_guided(
+                prepared, image_ids, weights, options=options, n_classes=n_classes, seed=seed, out=out, log=log,
+                device=target,
+            )  # fmt: skip
+            listed = ", ".join(f"{n:,} {status}" for status, n in sorted(found.items(), key=lambda one: -one[1]))
+        else:
+            n_rows = write_detections(
+                prepared, image_ids, weights, options=options.detect, n_classes=n_classes, out=out, log=log,
+                device=target,
+            )  # fmt: skip
+            listed = f"{n_rows:,} detections, unfiltered"
+    if options.opinion != "none":
+        write_opinions(
+            prepared, MaskStore.open(paths.annotate), inputs.splits.labeled_train, MaskStore.open(paths.pseudo_label),
+            weights, options=options, out=paths.second_opinion, device=target,
+        )  # fmt: skip
     console.print(
-        f"points of {len(inputs.splits.unlabeled):,} weak images: {listed or 'none'}; masks in {paths.pseudo_label}"
+        f"{len(inputs.splits.unlabeled):,} weak images: {listed or 'no point'}; masks in {paths.pseudo_label}"
     )
 
 

@@ -20,7 +20,7 @@ from stages.command import (
 from stages.params import load_segmenter_params
 from stages.paths import RunPaths
 from stages.run_inputs import RunInputs, print_figures
-from stages.segmenter.learnt_masks import open_learnt_masks
+from stages.segmenter.learnt_masks import open_learnt_masks, open_online_teacher
 from stages.training_options import DevicesOption, NumNodesOption
 
 app = stage_app("Train SOLOv2 on the strong images' masks and the weak images' pseudo-labels.")
@@ -52,6 +52,7 @@ def main(
         paths.warmup / MODEL_FILE,
         options=settings.retrain,
         seed=seed,
+        online=open_online_teacher(paths, settings.retrain),
         place=RunPlace(
             out=paths.retrain,
             resume=paths.resume / "retrain",

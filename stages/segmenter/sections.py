@@ -3,21 +3,34 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pipeline.pseudo_labels.judging import JudgeOptions
 from pipeline.training.evaluate_segments import SegmentEvaluateOptions
 from pipeline.training.refine_options import RefinerOptions
-from pipeline.training.segment_inference import PointGuidedOptions
+from pipeline.training.segment_pseudo_labels import SegmentPseudoLabelOptions
 from pipeline.training.segmenter_options import SegmenterOptions, StudentOptions, teacher_options
 from stages.data_sections import DataParams
 
 
 @dataclass(frozen=True)
+class SegmentJudgeOptions(JudgeOptions):
+    """How the pseudo-labels of weak images are judged.
+
+    Args:
+        masks: Which: those of the stage ``pseudo_label``, or ``refined``.
+    """
+
+    masks: Literal["pseudo_label", "refined"] = "pseudo_label"
+
+
+@dataclass(frozen=True)
 class SegmenterParams(DataParams):
-    """The whole file of the system ``segmenter``: PointWSSIS.
+    """The whole file of the system ``segmenter``: PointWSSIS and PL-DC.
 
     Args:
         system: Which system the file is for.
         warmup: The teacher.
-        pseudo_label: Masks for the weak images' points.
+        pseudo_label: Masks for the weak images, at their points or wherever the teacher sees something.
+        judge: Which of them are learnt from, and as what.
         refiner: The network that refines those masks.
         retrain: The student.
         evaluate: Test figures and pictures.
@@ -25,7 +38,8 @@ class SegmenterParams(DataParams):
 
     system: Literal["segmenter"] = "segmenter"
     warmup: SegmenterOptions = field(default_factory=teacher_options)
-    pseudo_label: PointGuidedOptions = field(default_factory=PointGuidedOptions)
+    pseudo_label: SegmentPseudoLabelOptions = field(default_factory=SegmentPseudoLabelOptions)
+    judge: SegmentJudgeOptions = field(default_factory=SegmentJudgeOptions)
     refiner: RefinerOptions = field(default_factory=RefinerOptions)
     retrain: StudentOptions = field(default_factory=StudentOptions)
     evaluate: SegmentEvaluateOptions = field(default_factory=SegmentEvaluateOptions)

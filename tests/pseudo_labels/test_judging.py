@@ -20,7 +20,7 @@ from pipeline.pseudo_labels.judging import (
     judge_image,
     judge_store,
     learn_limits,
-    read_limits,
+    read_thresholds,
 )
 from pipeline.pseudo_labels.quality import Limits, QualityOptions
 from pipeline.pseudo_labels.second_opinion import SecondOpinions, write_second_opinions
@@ -71,13 +71,13 @@ def test_thresholds_are_written_and_read_back(tmp_path: Path) -> None:
     store = write_store(tmp_path / "store")
     limits = learn_limits(FIXED, store, None, [1, 1], names=NAMES)
     judge_store(store, tmp_path, options=JudgeOptions(quality=FIXED), limits=limits, n_strata=2, names=NAMES)
-    assert read_limits(tmp_path / THRESHOLDS_FILE) == limits
+    assert read_thresholds(tmp_path / THRESHOLDS_FILE) == (FIXED, limits)
     assert json.loads((tmp_path / THRESHOLDS_FILE).read_text())["strata"] == list(NAMES)
 
 
 def test_thresholds_that_are_none_say_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="run the stage judge first"):
-        read_limits(tmp_path / THRESHOLDS_FILE)
+        read_thresholds(tmp_path / THRESHOLDS_FILE)
 
 
 def test_the_second_opinion_changes_classes_and_the_old_ones_are_written(tmp_path: Path) -> None:

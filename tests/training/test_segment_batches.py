@@ -1,11 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from pipeline.errors import PipelineError
 from pipeline.masks.instances import Instances
+from pipeline.masks.soft import soft_masks_to_instances
 from pipeline.models.crowd_net import IMAGE_MEAN
 from pipeline.training.kept import Kept
 from pipeline.training.segment_batches import (
+    PairedBatches,
     SegmentBatches,
     pad_rgb,
     padded_hw,
@@ -15,7 +20,8 @@ from pipeline.training.segment_batches import (
     stack_views,
 )
 from pipeline.training.segment_scenes import SegmentScene, SegmentScenes
-from pipeline.training.segmenter_options import ViewOptions
+from pipeline.training.segmenter_options import ViewOptions, unchanged_colors
+from pipeline.training.view_options import StrongViewOptions
 
 SAME = ViewOptions(batch=2, short_side_min_px=40, short_side_max_px=40, long_side_px=64, flip_prob=0.0)
 
@@ -147,3 +153,84 @@ def test_what_cannot_be_divided_is_refused(scenes):
         SegmentBatches(scenes, SAME, seed=0, ranks=3)
     with pytest.raises(ValueError, match="at least one image"):
         SegmentBatches(SegmentScenes((), scenes.kept), SAME, seed=0)
+
+
+STRONG = StrongViewOptions(cut_out_min_frac=0.25, cut_out_max_frac=0.5)
+SURE = StrongViewOptions(colors=unchanged_colors(), cut_out_max_frac=0.0)
+
+
+def soft_scene():
+    """One disc-like row of a teacher: sure inside, in doubt on its right half."""
+    rows = soft_masks_to_instances(
+        [torch.tensor(DOUBT)[None]], size_hw=(40, 64), image_hw=(40, 64), keep_prob=True, **columns(1)
+    )
+    rows.source[:] = "solov2"
+    return SegmentScene(np.zeros((40, 64, 3), np.uint8), rows, pseudo=True)
+
+
+DOUBT = np.zeros((10, 16), np.float32)
+DOUBT[2:8, 3:7], DOUBT[2:8, 7:12] = 1.0, 0.75
+
+
+def test_a_strong_view_moves_nothing_and_keeps_what_the_teacher_sees():
+    one, _ = scene()
+    weak, strong = (random_view(one, SAME, generator=rng(), strong=each) for each in (None, STRONG))
+    assert np.array_equal(weak.masks, strong.masks)
+    assert np.array_equal(weak.ignore, strong.ignore)
+    assert torch.equal(strong.weak_rgb, weak.rgb)
+    assert not torch.equal(strong.rgb, weak.rgb)
+    mean = torch.tensor(IMAGE_MEAN)[:, None, None]
+    cut_out = (strong.rgb == mean).all(dim=0)
+    assert 0.25**2 * 0.5 <= cut_out.float().mean() <= 0.5**2 * 1.2
+    assert torch.equal(random_view(one, SAME, generator=rng(), strong=SURE).rgb, weak.rgb)
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_a_teachers_doubt_weighs_its_pixels_where_they_are_shown(flip):
+    options = ViewOptions(**{**vars(SAME), "flip_prob": flip})
+    view = random_view(soft_scene(), options, generator=rng(), weigh="uncertainty")
+    assert view.weights.shape == (1, 16, 16)  # of 64 × 64 px, the padding counted
+    expected = np.ones((16, 16), np.float32)
+    expected[2:8, 7:12] = 0.5  # |2 · 0.75 − 1|
+    if flip:
+        expected[:, :] = expected[:, ::-1]
+    np.testing.assert_allclose(view.weights[0], expected, atol=0.01)
+
+
+def test_nothing_is_weighed_but_a_teachers_masks():
+    assert random_view(scene()[0], SAME, generator=rng(), weigh="uncertainty").weights is None
+    assert random_view(soft_scene(), SAME, generator=rng()).weights is None
+
+
+def test_masks_without_soft_ones_cannot_be_weighed():
+    hard = replace(scene()[0], pseudo=True)
+    hard.rows.source[:] = "solov2"
+    with pytest.raises(PipelineError, match="prob_q8: 2 of 2 rows have no soft mask"):
+        random_view(hard, SAME, generator=rng(), weigh="uncertainty")
+
+
+def paired(**changes):
+    kept = Kept(lambda name: {"a": scene()[0], "b": soft_scene()}[name], cache_mib=1)
+    labeled = SegmentBatches(SegmentScenes(("a",), kept), SAME, 0)
+    pool = SegmentBatches(
+        SegmentScenes(("b",), kept), ViewOptions(**{**vars(SAME), "batch": 3}), 0, strong=STRONG, stream=1, **changes
+    )
+    return PairedBatches(labeled, pool)
+
+
+def test_both_kinds_of_images_stand_in_one_batch():
+    batch = paired(weigh="uncertainty")(0)
+    assert (len(batch.images), batch.n_labeled, len(batch.weak_images)) == (5, 2, 3)
+    assert [len(each.masks) for each in batch.instances] == [2, 2, 1, 1, 1]
+    assert batch.sizes_hw == ((40, 64),) * 5
+    assert [tuple(each.shape) for each in batch.weights] == [(2, 16, 16)] * 2 + [(1, 16, 16)] * 3
+    assert bool((batch.weights[0] == 1).all())
+    assert batch.weights[4].min() == pytest.approx(0.5, abs=0.01)
+    assert "pseudo-labelled, the images b, b, b" in paired().describe(0)
+
+
+def test_views_of_the_second_kind_are_drawn_for_themselves():
+    one, other = paired()(0), paired()(0)
+    assert torch.equal(one.images, other.images)
+    assert not torch.equal(one.images[2], one.images[3])
+    assert not torch.equal(paired()(1).images[2], one.images[2])
