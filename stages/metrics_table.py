@@ -7,7 +7,7 @@ import numpy.typing as npt
 from rich.table import Table
 
 from pipeline.report.glossary import meaning
-from pipeline.report.page import show
+from pipeline.report.render import show
 
 
 def metrics_table(metrics: Mapping[str, float | int | None], *, title: str) -> Table:

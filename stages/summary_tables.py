@@ -3,7 +3,7 @@
 from rich.table import Table
 
 from pipeline.masks.summary import StoreSummary
-from pipeline.report.page import show
+from pipeline.report.render import show
 
 
 def kinds_table(found: StoreSummary) -> Table:

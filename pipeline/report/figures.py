@@ -1,84 +1,23 @@
-"""The report's plots as SVG that takes its text colour and its accents from the page around it."""
+"""The report's plots of counts, masks and training."""
 
-import io
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.evaluation.results import Evaluation
-
-TEXT, GRID, ACCENT, SECOND, THIRD = "#010203", "#010204", "#010205", "#010206", "#010207"
-"""Stand-ins that no plot uses otherwise; the page's own colours take their place."""
-_PAGE_COLORS = {
-    TEXT: "var(--ink-2)",
-    GRID: "var(--line)",
-    ACCENT: "var(--accent)",
-    SECOND: "var(--second)",
-    THIRD: "var(--third)",
-}
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "report",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.edgecolor": GRID,
-    "axes.labelcolor": TEXT,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlecolor": TEXT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.7,
-    "xtick.color": TEXT,
-    "ytick.color": TEXT,
-    "text.color": TEXT,
-    "legend.frameon": False,
-}
+from pipeline.report.svg import ACCENT, SECOND, TEXT, THIRD, legend_above, svg_plot
 
 Curve = tuple[list[int], list[float]]
-
-
-@contextmanager
-def _plot(width_in: float, height_in: float) -> Iterator[tuple[Figure, list[str]]]:
-    """Lend a figure in the report's style; the list holds its SVG when the block has ended."""
-    out: list[str] = []
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(width_in, height_in), layout="constrained")
-        figure.patch.set_alpha(0)
-        yield figure, out
-        for axes in figure.axes:
-            axes.patch.set_alpha(0)
-        out.append(_to_svg(figure))
-
-
-def _to_svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    for stand_in, color in _PAGE_COLORS.items():
-        svg = svg.replace(stand_in, color)
-    svg = re.sub(r'(<svg [^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    return re.sub(r'(<svg [^>]*?) height="[^"]*"', r"\1", svg, count=1)
 
 
 def scatter_svg(evaluation: Evaluation) -> str:
     """Plot predicted against annotated counts, with the line on which they agree."""
     true = [image.count_true for image in evaluation.images]
     predicted = [image.count_predicted for image in evaluation.images]
-    with _plot(5.2, 4.4) as (figure, out):
+    with svg_plot(5.2, 4.4) as (figure, out):
         axes = figure.subplots()
         top = max([*true, *predicted, 1]) * 1.08
         low = 0.0
@@ -93,14 +32,14 @@ def scatter_svg(evaluation: Evaluation) -> str:
         axes.set_ylim(low, top)
         axes.set_xlabel("annotated heads")
         axes.set_ylabel("predicted heads")
-        _legend_above(axes)
+        legend_above(axes)
     return out[0]
 
 
 def density_svg(evaluation: Evaluation) -> str:
     """Plot the count error by number of heads, beside that of always guessing the mean count."""
     rows = evaluation.error_by_density().to_pylist()
-    with _plot(5.2, 4.4) as (figure, out):
+    with svg_plot(5.2, 4.4) as (figure, out):
         axes = figure.subplots()
         places = range(len(rows))
         axes.bar([x - 0.2 for x in places], [row["mae"] for row in rows], 0.4, color=ACCENT, label="student")
@@ -118,17 +57,9 @@ def density_svg(evaluation: Evaluation) -> str:
         axes.set_xlabel("annotated heads in the image")
         axes.set_ylabel("mean absolute error, heads")
         axes.grid(visible=False, axis="x")
-        _legend_above(axes)
+        legend_above(axes)
         axes.margins(y=0.12)
     return out[0]
-
-
-def _legend_above(axes: Axes) -> None:
-    """Put the legend over the plot, where it covers no point."""
-    axes.legend(
-        loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=9, borderaxespad=0.2, handlelength=1.4,
-        columnspacing=1.4, borderpad=0.2,
-    )  # fmt: skip
 
 
 def _images(n: int) -> str:
@@ -138,7 +69,7 @@ def _images(n: int) -> str:
 def iou_svg(evaluation: Evaluation) -> str:
     """Plot the matched IoU of every test image against its number of heads, beside that of discs."""
     images = [image for image in evaluation.images if math.isfinite(image.match.mean_matched_iou)]
-    with _plot(5.2, 3.6) as (figure, out):
+    with svg_plot(5.2, 3.6) as (figure, out):
         axes = figure.subplots()
         true = [image.count_true for image in images]
         for name, color, values in (
@@ -150,7 +81,7 @@ def iou_svg(evaluation: Evaluation) -> str:
         axes.set_ylim(-0.02, 1.02)
         axes.set_xlabel("annotated heads in the image")
         axes.set_ylabel("matched IoU")
-        _legend_above(axes)
+        legend_above(axes)
     return out[0]
 
 
@@ -189,7 +120,7 @@ def curves_svg(stages: Mapping[str, Mapping[str, Curve]]) -> str | None:
     kept = {name: curves for name, curves in stages.items() if curves}
     if not kept:
         return None
-    with _plot(10.8, 2.9 * len(kept) + 0.2) as (figure, out):
+    with svg_plot(10.8, 2.9 * len(kept) + 0.2) as (figure, out):
         grid = figure.subplots(len(kept), 3, squeeze=False)
         for row, (name, curves) in zip(grid, kept.items(), strict=True):
             losses = {key.removesuffix("/loss"): curve for key, curve in curves.items() if key.endswith("/loss")}

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.csv as pa_csv
 
 from pipeline.compute.files import atomic_write_bytes, atomic_write_text, fresh_folder, write_json, write_table
 from pipeline.datasets.images import read_image_rgb
@@ -17,6 +15,7 @@ from pipeline.masks.store import MaskStore
 from pipeline.report.figures import read_curves
 from pipeline.report.overlay import Overlay, Panel, draw_overlay, encode_jpeg, encode_png
 from pipeline.report.page import Picture, ReportContent, image_caption, render_report
+from pipeline.report.render import write_csv
 
 METRICS_FILE = "metrics.json"
 PER_IMAGE_FILE = "per_image.parquet"
@@ -55,8 +54,8 @@ def write_evaluation(
         write_json(fresh / METRICS_FILE, evaluation.metrics())
         write_table(evaluation.per_image_table(), fresh / PER_IMAGE_FILE)
         table = evaluation.per_image_table().select(["image_id", "count_true", "count_predicted"])
-        _write_csv(table, fresh / COUNTS_PLOT)
-        _write_csv(evaluation.error_by_density(), fresh / DENSITY_PLOT)
+        write_csv(table, fresh / COUNTS_PLOT)
+        write_csv(evaluation.error_by_density(), fresh / DENSITY_PLOT)
         for rank, image in evaluation.showcase().items():
             pixels = draw_overlay(result_overlay(image, prepared, reference, evaluation.reference))
             atomic_write_bytes(fresh / OVERLAYS_FOLDER / f"{rank}.png", encode_png(pixels))
@@ -120,9 +119,3 @@ def store_overlay(image_id: str, store: MaskStore, pixels: npt.NDArray[np.uint8]
             Panel("Masks", label_map=instances.label_map(), points_xy=instances.points_xy),
         ],
     )
-
-
-def _write_csv(table: pa.Table, path: Path) -> None:
-    sink = pa.BufferOutputStream()
-    pa_csv.write_csv(table, sink, write_options=pa_csv.WriteOptions(quoting_style="needed"))
-    atomic_write_bytes(path, sink.getvalue().to_pybytes())

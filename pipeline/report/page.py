@@ -1,18 +1,16 @@
 """The report: one HTML file that needs nothing beside it."""
 
 import base64
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.evaluation.results import Evaluation, ImageResult
 from pipeline.report.figures import Curve, curves_svg, density_svg, iou_svg, scatter_svg
 from pipeline.report.glossary import meaning
+from pipeline.report.render import render_template, show
 
 N_WORST_ROWS = 8
 
@@ -55,12 +53,10 @@ def render_report(content: ReportContent) -> str:
     """Give the HTML of a report; the same content gives the same text."""
     evaluation = content.evaluation
     metrics = evaluation.metrics()
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(_template_text("report.html"))
     curves = curves_svg(content.curves)
-    return template.render(
+    return render_template(
+        "report.html",
         title=content.title,
-        style=Markup(_template_text("report.css")),
         facts=content.facts,
         lead=_lead(metrics, evaluation.reference),
         tiles=_tiles(metrics, evaluation.reference),
@@ -90,17 +86,6 @@ def image_caption(image: ImageResult) -> str:
         f"{image.count_true} annotated, {image.count_predicted} predicted ({off}) · "
         f"matched IoU {show(image.match.mean_matched_iou)} · F1 at 0.5: {show(image.match.f1_at())}"
     )
-
-
-def show(value: float | int | None) -> str:
-    """Write a figure as a reader wants it: three figures, no exponent; a dash for none."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
 
 
 def _lead(metrics: Mapping[str, float | int | None], reference: str) -> str:
@@ -175,7 +160,3 @@ def _worst_rows(evaluation: Evaluation) -> list[dict[str, str]]:
         }
         for image in worst
     ]
-
-
-def _template_text(name: str) -> str:
-    return (files("pipeline.report") / "templates" / name).read_text(encoding="utf-8")

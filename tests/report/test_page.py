@@ -6,7 +6,8 @@ import pytest
 
 from pipeline.evaluation.results import Evaluation
 from pipeline.report.glossary import meaning
-from pipeline.report.page import Picture, ReportContent, image_caption, render_report, show
+from pipeline.report.page import Picture, ReportContent, image_caption, render_report
+from pipeline.report.render import show
 from tests.report.scenes import evaluation_of, write_scene_dataset
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}
@@ -85,19 +86,3 @@ def test_without_curves_and_pictures_their_sections_are_left_out(evaluation: Eva
 def test_caption(evaluation: Evaluation) -> None:
     assert image_caption(evaluation.images[0]).startswith("3 annotated, 3 predicted (exact) · matched IoU 0.500")
     assert image_caption(evaluation.images[1]).startswith("0 annotated, 1 predicted (+1) · matched IoU –")
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (None, "–"),
-        (float("nan"), "–"),
-        (12345, "12,345"),
-        (123.4, "123"),
-        (12.345, "12.35"),
-        (0.12345, "0.123"),
-        (0, "0"),
-    ],
-)
-def test_show(value: float | None, text: str) -> None:
-    assert show(value) == text
