@@ -11,7 +11,8 @@ import importlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 from pipeline.errors import PipelineError, raise_all
 
@@ -114,7 +115,7 @@ def load_system(path: Path, system: str | None) -> Any:
 
 
 def check(kind: type[Any], value: Any, *, at: Loc) -> tuple[Any, list[str]]:
-    """Validate plain data as an instance of a dataclass.
+    """Validate plain data as an instance of a dataclass. Keys that any section lacks take its place's defaults.
 
     Args:
         kind: A dataclass, whose fields may be dataclasses again.
@@ -129,10 +130,41 @@ def check(kind: type[Any], value: Any, *, at: Loc) -> tuple[Any, list[str]]:
     envelope = _envelope(kind)  # type: ignore[arg-type,unused-ignore]
     try:
         # JSON is the strict mode that knows mappings, lists and numbers, and nothing else.
-        checked = envelope.model_validate_json(json.dumps({"content": value}, default=str))
+        checked = envelope.model_validate_json(json.dumps({"content": _completed(kind, value)}, default=str))
     except ValidationError as error:
         return None, [_fault(kind, dict(item), at) for item in error.errors(include_url=False)]
     return getattr(checked, "content"), []  # noqa: B009 — the model is made at run time
+
+
+def _completed(kind: Any, given: Any, default: Any = None) -> Any:
+    """Lay what YAML gave over the default of its place, as plain data.
+
+    A field may hold other values than its section's class starts with: ``refiner.train`` is Adam, while its class is
+    SGD. Whoever writes one key of it must still get Adam. Lists and free-form mappings are taken whole; unknown keys
+    and wrong types stay for :func:`check` to name; a field of several classes is left to the validation.
+
+    Args:
+        kind: The type of the place.
+        given: What YAML gave there.
+        default: What stands there where nothing is given; ``None`` if the class's own defaults do.
+    """
+    sections = [one for one in (get_args(kind) or (kind,)) if dataclasses.is_dataclass(one)]
+    if len(sections) != 1 or get_origin(kind) not in (None, UnionType, Union) or not isinstance(given, Mapping):
+        return given
+    from pydantic_core import to_jsonable_python
+
+    types, whole = get_type_hints(sections[0]), dict(given)
+    for one in dataclasses.fields(sections[0]):
+        if default is not None:
+            below = getattr(default, one.name)
+            whole.setdefault(one.name, to_jsonable_python(below))
+        elif one.default_factory is not dataclasses.MISSING:
+            below = one.default_factory()
+        else:
+            below = None if one.default is dataclasses.MISSING else one.default
+        if one.name in given:
+            whole[one.name] = _completed(types[one.name], given[one.name], below)
+    return whole
 
 
 @functools.cache

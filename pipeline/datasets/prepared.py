@@ -173,6 +173,24 @@ class Prepared:
         """
         return self.images[self._index(image_id)]
 
+    def require_train(self, image_ids: Sequence[str], what: str) -> None:
+        """Refuse images of another split than ``train``.
+
+        Args:
+            image_ids: The images.
+            what: What they shall get, for the message.
+
+        Raises:
+            PipelineError: If one is in another split, or the data set has no such image.
+        """
+        others = [image_id for image_id in image_ids if self.image(image_id).split != "train"]
+        if others:
+            more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+            raise PipelineError(
+                f"{self.folder / IMAGES_FILE}: {what} are for training images only, but {', '.join(others[:5])}{more} "
+                f"are in another split; run {MADE_BY} again, and the stages after it"
+            )
+
     def points(self, image_id: str, *, regions: bool = False) -> Points:
         """Return one image's points, in the order of their ids.
 

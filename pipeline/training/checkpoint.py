@@ -3,19 +3,20 @@
 import json
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.compute.files import atomic_write_bytes, digest_file, write_json
 from pipeline.errors import PipelineError
 
+N = TypeVar("N", bound=nn.Module)
 FORMAT_VERSION = 1
 MODEL_FILE = "model.safetensors"
 """The checkpoint chosen on held-out labelled images."""
@@ -108,6 +109,29 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise PipelineError(f"{path}: not a readable safetensors file ({error}); restore it, or train again") from error
+
+
+def load_network(path: Path, build: Callable[[], N], *, device: torch.device) -> N:
+    """Build the network that a record describes and give it the weights beside, in evaluation mode.
+
+    Args:
+        path: The safetensors file.
+        build: Builds the network from the record, without fetching anything.
+        device: Where the network shall be.
+
+    Raises:
+        PipelineError: If the weights are damaged, or do not fit the network, or the record describes none.
+    """
+    try:
+        net = build()
+        net.load_state_dict(read_weights(path))
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise PipelineError(
+            f"{path}: the weights do not fit the network that {path.with_suffix('.json').name} describes ({first}); "
+            "train again"
+        ) from error
+    return net.to(device).eval()
 
 
 class ResumeFile:

@@ -25,7 +25,7 @@ from pipeline.models.crowd_net import (
     count_points,
     image_to_tensor,
 )
-from pipeline.training.checkpoint import ModelRecord, read_record, read_weights
+from pipeline.training.checkpoint import ModelRecord, load_network, read_record
 
 KIND = "crowd_net"
 """Name of this model in checkpoints."""
@@ -63,16 +63,8 @@ def load_crowd_net(
                 f"{path}: a checkpoint of another model ({found}); set the section `model` of params.yaml to what the "
                 "checkpoint has, or train again"
             )
-    try:
-        net = build_crowd_net(CrowdNetOptions(**{**record.architecture, "pretrained": False}))
-        net.load_state_dict(read_weights(path))
-    except (RuntimeError, TypeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise PipelineError(
-            f"{path}: the weights do not fit the network that {path.with_suffix('.json').name} describes ({first}); "
-            "train again"
-        ) from error
-    return net.to(device).eval(), record
+    architecture = {**record.architecture, "pretrained": False}
+    return load_network(path, lambda: build_crowd_net(CrowdNetOptions(**architecture)), device=device), record
 
 
 @dataclass(frozen=True)

@@ -85,47 +85,39 @@ class PhaseOptions:
 
 
 @dataclass(frozen=True)
-class LoopOptions:
-    """What every phase shares: teacher average, clipping, how often to look, save and log.
+class SharedLoopOptions:
+    """What every phase of every training shares: average of weights, clipping, how often to look, save and log.
 
     Args:
-        ema_decay: Share of the old teacher kept at each step; it starts lower, (1 + t) / (10 + t). Published: 0.998.
-        clip_norm: Greatest norm of the gradient. Published: 5.
-        evaluate_every: Steps between two looks at the held-out labelled images; each phase also ends with one.
-        choose_from_frac: Looks before this share of a phase do not compete for the chosen checkpoint (the counting
-            error alone would choose a mask head that has hardly been trained).
+        ema_decay: Share of the old average of weights kept at each step; it starts lower, (1 + t) / (10 + t). 0
+            evaluates and keeps the weights themselves.
+        clip_norm: Greatest norm of the gradient.
+        evaluate_every: Steps between two looks at the held-out images; each phase also ends with one.
+        choose_from_frac: Looks before this share of a phase do not compete for the chosen checkpoint.
         patience: Looks in a row without a better one, among those that compete, after which a phase ends early; 0
             trains every phase to its end, as published.
         ema_buffers: Average the buffers too (batch norm's running statistics) instead of copying them. Published: no.
         frozen_norm: Batch norm takes its running statistics, and leaves them, also where it learns; for encoders that
-            start from ImageNet weights and for small batches. Published: in phase 2 for the encoder, which stands
-            still there in any case.
-        oracle_best: Also count on the test images at each look, and report the least error ever seen there, as the
-            reference does, under this name only; it chooses nothing.
+            start from ImageNet weights and for small batches.
         checkpoint_every: Steps between two resumable states; does not change results.
         log_every: Steps between two points of the curves and lines of the log.
         precision: Precision of Lightning Fabric: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
         load_workers: Threads that prepare batches ahead; does not change results.
         cache_mib: Memory for decoded images, in MiB; does not change results.
-        tile_px: Side of the square tiles in which whole images are predicted, halo included; a multiple of 16.
-        halo_px: Context around a tile that is predicted and thrown away; a multiple of 16.
     """
 
-    ema_decay: float = 0.99
-    clip_norm: float = 5.0
-    evaluate_every: int = 60
+    ema_decay: float
+    clip_norm: float
+    evaluate_every: int
     choose_from_frac: float = 0.5
     patience: int = 0
     ema_buffers: bool = False
     frozen_norm: bool = False
-    oracle_best: bool = False
     checkpoint_every: int = 50
     log_every: int = 5
     precision: Precision = "32-true"
     load_workers: int = 2
     cache_mib: int = 1024
-    tile_px: int = 1024
-    halo_px: int = 192
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -135,6 +127,33 @@ class LoopOptions:
         require("patience", self.patience, "at least 0", self.patience >= 0)
         for name in ("evaluate_every", "checkpoint_every", "log_every", "load_workers", "cache_mib"):
             require(name, getattr(self, name), "at least 1", getattr(self, name) >= 1)
+
+
+@dataclass(frozen=True)
+class LoopOptions(SharedLoopOptions):
+    """What the crowd network's phases share.
+
+    Args:
+        ema_decay: Share of the old teacher kept at each step. Published: 0.998.
+        clip_norm: Published: 5.
+        choose_from_frac: Without it the counting error alone would choose a mask head that has hardly been trained.
+        frozen_norm: Published: in phase 2 for the encoder, which stands still there in any case.
+        oracle_best: Also count on the test images at each look, and report the least error ever seen there, as the
+            reference does, under this name only; it chooses nothing.
+        tile_px: Side of the square tiles in which whole images are predicted, halo included; a multiple of 16.
+        halo_px: Context around a tile that is predicted and thrown away; a multiple of 16.
+    """
+
+    ema_decay: float = 0.99
+    clip_norm: float = 5.0
+    evaluate_every: int = 60
+    oracle_best: bool = False
+    tile_px: int = 1024
+    halo_px: int = 192
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        super().__post_init__()
         require_tile(self.tile_px, self.halo_px)
 
 

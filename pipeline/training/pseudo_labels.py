@@ -10,7 +10,6 @@ from pipeline.compute.files import digest_file
 from pipeline.compute.progress import JsonLines, track
 from pipeline.datasets.images import read_image_rgb
 from pipeline.datasets.prepared import Prepared
-from pipeline.errors import PipelineError
 from pipeline.masks.schema import Provenance
 from pipeline.masks.store import MaskStore
 from pipeline.models.crowd_net import CrowdNetOptions
@@ -54,12 +53,7 @@ def write_pseudo_labels(
     Raises:
         PipelineError: If the checkpoint or an image cannot be read, or an image is not a training image.
     """
-    not_train = [image_id for image_id in image_ids if prepared.image(image_id).split != "train"]
-    if not_train:
-        raise PipelineError(
-            f"pseudo-labels are for training images only, but {', '.join(not_train[:5])} … are in another split; "
-            "run the prepare stage again"
-        )
+    prepared.require_train(image_ids, "pseudo-labels")
     net, _ = load_crowd_net(teacher, device=device, expected=model)
     provenance = Provenance(
         algorithm=ALGORITHM,

@@ -21,7 +21,7 @@ from pipeline.masks.rle import Window, encode_window
 from pipeline.masks.schema import Provenance
 from pipeline.masks.store import MaskStore
 from pipeline.models.refine_net import RefineNet, RefineNetOptions, build_refine_net
-from pipeline.training.checkpoint import ModelRecord, read_record, read_weights
+from pipeline.training.checkpoint import ModelRecord, load_network, read_record
 from pipeline.training.refine_crops import Pixels, RefineInputs, grown_box, whole_crop
 from pipeline.training.refine_options import RefineCropOptions, RefinerOptions
 from pipeline.training.refine_pairs import Rough, is_refinable, require_known_classes, rough_mask
@@ -53,22 +53,16 @@ def load_refine_net(
         built, learnt = record.architecture.get("network", {}), record.parameters.get("crops", {})
         _require_same(path, "network", built, asdict(expected.network), free=("pretrained",))
         _require_same(path, "crops", learnt, asdict(expected.crops), free=("batch", "context"))
-    try:
-        options: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in record.architecture["network"].items()
+
+    def build() -> RefineNet:
+        found = record.architecture["network"]
+        network: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in found.items()
         }
-        net = build_refine_net(
-            RefineNetOptions(**{**options, "pretrained": False}), int(record.architecture["n_classes"])
-        )
-        net.load_state_dict(read_weights(path))
-    except (RuntimeError, KeyError, TypeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise PipelineError(
-            f"{path}: the weights do not fit the network that {path.with_suffix('.json').name} describes ({first}); "
-            "train again"
-        ) from error
-    return net.to(device).eval(), record
+        options = RefineNetOptions(**{**network, "pretrained": False})
+        return build_refine_net(options, int(record.architecture["n_classes"]))
+
+    return load_network(path, build, device=device), record
 
 
 def _require_same(path: Path, section: str, found: object, wanted: object, *, free: tuple[str, ...]) -> None:

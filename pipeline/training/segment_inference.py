@@ -219,12 +219,7 @@ def write_point_guided(
     Raises:
         PipelineError: If the checkpoint or an image cannot be read, or an image is not a training image.
     """
-    not_train = [image_id for image_id in image_ids if prepared.image(image_id).split != "train"]
-    if not_train:
-        raise PipelineError(
-            f"pseudo-labels are for training images only, but {', '.join(not_train[:5])} … are in another split; "
-            "run the prepare stage again"
-        )
+    prepared.require_train(image_ids, "pseudo-labels")
     segmenter = Segmenter.load(weights, n_classes=n_classes, device=device)
     provenance = Provenance(
         algorithm=ALGORITHM,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.training.bounds import require
-from pipeline.training.options import Precision
+from pipeline.training.options import SharedLoopOptions
 
 
 @dataclass(frozen=True)
@@ -53,44 +53,13 @@ class SegmentPhaseOptions:
 
 
 @dataclass(frozen=True)
-class SegmentLoopOptions:
-    """What every phase shares: average of weights, clipping, how often to look, save and log.
+class SegmentLoopOptions(SharedLoopOptions):
+    """What the phases of these trainings share.
 
     Args:
-        ema_decay: Share of the old average of weights kept at each step; 0 evaluates and keeps the weights themselves,
-            as published.
-        clip_norm: Greatest norm of the gradient.
-        evaluate_every: Steps between two looks at the held-out images; each phase also ends with one.
-        choose_from_frac: Looks before this share of a phase do not compete for the chosen checkpoint.
-        patience: Looks in a row without a better one, among those that compete, after which a phase ends early; 0
-            trains every phase to its end, as published.
-        ema_buffers: Average the buffers too (batch norm's running statistics) instead of copying them.
-        frozen_norm: Batch norm takes its running statistics, and leaves them, also where it learns.
-        checkpoint_every: Steps between two resumable states; does not change results.
-        log_every: Steps between two points of the curves and lines of the log.
-        precision: Precision of Lightning Fabric: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
-        load_workers: Threads that prepare batches ahead; does not change results.
-        cache_mib: Memory for decoded images, in MiB; does not change results.
+        ema_decay: Published: 0.
     """
 
     ema_decay: float = 0.0
     clip_norm: float = 10.0
     evaluate_every: int = 100
-    choose_from_frac: float = 0.5
-    patience: int = 0
-    ema_buffers: bool = False
-    frozen_norm: bool = False
-    checkpoint_every: int = 50
-    log_every: int = 5
-    precision: Precision = "32-true"
-    load_workers: int = 2
-    cache_mib: int = 1024
-
-    def __post_init__(self) -> None:
-        """Refuse values out of range."""
-        require("ema_decay", self.ema_decay, "at least 0 and below 1", 0 <= self.ema_decay < 1)
-        require("clip_norm", self.clip_norm, "above 0", self.clip_norm > 0)
-        require("choose_from_frac", self.choose_from_frac, "from 0 to 1", 0 <= self.choose_from_frac <= 1)
-        require("patience", self.patience, "at least 0", self.patience >= 0)
-        for name in ("evaluate_every", "checkpoint_every", "log_every", "load_workers", "cache_mib"):
-            require(name, getattr(self, name), "at least 1", getattr(self, name) >= 1)

@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from pipeline.datasets.prepare import prepare_dataset
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.radii import compute_radii, write_radii
 from pipeline.datasets.synthetic import SyntheticReader
 from pipeline.geometry.nnec import NnecOptions
+from stages.annotate import app
 from tests.datasets.fake_layouts import tree_digest
 
 KILLS = int(os.environ.get("DOTMASK_TEST_KILLS", "2"))
@@ -45,10 +47,11 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path, mo
     (ROOT / "raw/scenes.yaml").write_text(SCENES)
     prepare_dataset(SyntheticReader(), ROOT / "raw", ROOT / "prepared", ROOT, workers=1)
     write_radii(ROOT / "nnec/radii.parquet", compute_radii(Prepared.open(ROOT / "prepared"), NnecOptions()))
-    began = time.monotonic()
-    assert start("whole").wait(DEADLINE_S) == 0
-    usual_s = time.monotonic() - began
+    # In this process, with one worker: the bytes are the same, and it starts in no time.
+    done = CliRunner().invoke(app, ["--dataset", "crowd", "--device", "cpu", "--workers", "1", "--cache", "whole"])
+    assert done.exit_code == 0, done.output
     whole = tree_digest(ROOT / "annotate")
+    usual_s = 0.0
     for number in range(KILLS):
         seed = random.Random(number)
         run = start(f"killed {number}")
@@ -62,8 +65,10 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path: Path, mo
         run.wait(DEADLINE_S)
         kept = {path.name: path.stat().st_mtime_ns for path in Path(f"killed {number}").glob("masks/*/*")}
         assert tree_digest(ROOT / "annotate") == whole  # the old masks are whole until the new ones are
+        began = time.monotonic()
         again = start(f"killed {number}")
         assert again.wait(DEADLINE_S) == 0
+        usual_s = max(usual_s, time.monotonic() - began)
         assert tree_digest(ROOT / "annotate") == whole
         for path in Path(f"killed {number}").glob("masks/*/*"):  # what was finished was not done again
             assert kept.get(path.name, path.stat().st_mtime_ns) == path.stat().st_mtime_ns

@@ -44,6 +44,14 @@ def test_points_boxes_and_crowds(tmp_path: Path) -> None:
     assert first.point_flags.tolist() == [0, 0, PointFlag.REGION]
 
 
+def test_what_shall_be_ignored_is_a_region_too(tmp_path: Path) -> None:
+    annotations = [coco_annotation(1, 9, 1, SQUARE, ignore=1), coco_annotation(2, 9, 18, SQUARE, ignore=0)]
+    first = read(write_coco(tmp_path, coco_content(annotations=annotations)))["train2017/000000000009"]
+    assert first.class_id.tolist() == [1, 0]
+    assert first.point_flags is not None
+    assert first.point_flags.tolist() == [0, PointFlag.REGION]
+
+
 def test_masks_that_overlap_stay_whole_in_the_store(tmp_path: Path) -> None:
     write_coco(tmp_path / "raw")
     data = prepared(tmp_path)

@@ -11,6 +11,7 @@ from pipeline.datasets.images import read_image_rgb
 from pipeline.datasets.prepare_image import prepare_image
 from pipeline.datasets.shanghaitech import ShanghaiTechBReader
 from pipeline.errors import PipelineError
+from pipeline.geometry.nnec import nnec_radii
 from tests.datasets.fake_layouts import SIZE_HW, write_shanghaitech
 from tests.datasets.fake_reader import RenderingReader
 
@@ -62,6 +63,20 @@ def test_flags_of_the_source_stay(tmp_path: Path) -> None:
     flags = np.array([PointFlag.BLURRED, 0, PointFlag.BLURRED], np.uint8)
     image = prepare_image(Rereading(point_flags=flags), tmp_path, ENTRY)
     assert image.flags.tolist() == flags.tolist()
+
+
+def test_a_region_has_no_circle_and_bounds_none(tmp_path: Path) -> None:
+    raw = RenderingReader().read(ENTRY)
+    flags = np.array([0, 0, PointFlag.REGION], np.uint8)
+    image = prepare_image(Rereading(point_flags=flags), tmp_path, ENTRY)
+    assert image.truth is not None
+    assert image.truth.status.tolist() == ["ok", "ok", "ambiguous"]
+    alone = nnec_radii(raw.points_xy[:2], size_hw=(20, 30)).radius_px
+    np.testing.assert_array_equal(image.truth.radius_px, [*alone.astype(np.float32), np.nan])
+    close = np.array([[4.0, 5.0], [14.0, 9.0], [15.0, 9.0]])  # the region beside a point
+    other = prepare_image(Rereading(point_flags=flags, points_xy=close), tmp_path, ENTRY)
+    assert other.truth is not None
+    np.testing.assert_array_equal(other.truth.radius_px, image.truth.radius_px)
 
 
 def test_both_broken_files_are_named(tmp_path: Path) -> None:

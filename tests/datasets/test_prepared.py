@@ -83,6 +83,18 @@ def test_a_missing_image_is_named(jhu: Path) -> None:
         prepared.points("x/1")
 
 
+def test_images_of_another_split_are_refused_by_name(jhu: Path) -> None:
+    prepared = Prepared.open(jhu)
+    train, test = ([row.image_id for row in prepared.of_split(split)] for split in ("train", "test"))
+    prepared.require_train(train, "masks")
+    with pytest.raises(PipelineError, match=rf"masks are for training images only, but {test[1]} are in .*prepare"):
+        prepared.require_train([*train, test[1]], "masks")
+    with pytest.raises(PipelineError, match=r"0001 and 2 more are"):
+        prepared.require_train(test * 3 + train + test[:1], "masks")
+    with pytest.raises(PipelineError, match=r"has no image 'nowhere'"):
+        prepared.require_train(["nowhere"], "masks")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "match"),
     [

@@ -52,6 +52,9 @@ def test_the_class_is_that_of_most_pixels(tmp_path: Path) -> None:
     reader = VocReader()
     raw = reader.read(reader.scan(tmp_path)[0])
     assert raw.class_id.tolist() == [14, 11]
+    classes[disc_mask(8, 9, 4)] = 0  # neither does background, not even as most of the object
+    save_palette(tmp_path / HOME / "SegmentationClass/2007_000032.png", classes)
+    assert reader.read(reader.scan(tmp_path)[0]).class_id.tolist() == [14, 11]
 
 
 def test_missing_files_are_told(tmp_path: Path) -> None:

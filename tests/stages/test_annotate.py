@@ -38,14 +38,15 @@ def put_method(method: str, more: str = "") -> None:
     )
 
 
-def run(*more: str):
-    return runner.invoke(app, ["--dataset", "crowd", "--device", "cpu", *more])
+def run(*more: str, workers: int = 1):
+    """Run the stage; more workers than one are processes, which take seconds to start."""
+    return runner.invoke(app, ["--dataset", "crowd", "--device", "cpu", "--workers", str(workers), *more])
 
 
 @pytest.mark.parametrize("method", ["disc", "superpixel", "truth"])
 def test_masks_of_every_point(home: Path, method: str) -> None:
     put_method(method, ", superpixel: {segments_per_circle: 20.0}")
-    result = run()
+    result = run(workers=2 if method == "disc" else 1)
     assert result.exit_code == 0, result.output
     assert f"crowd: masks by {method}" in result.output
     store, prepared = MaskStore.open(ROOT / "annotate"), Prepared.open(ROOT / "prepared")

@@ -12,7 +12,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.errors import PipelineError
-from stages.params import check, load_params, source_reader
+from stages.params import check, load_params, load_segmenter_params, source_reader
+from stages.segmenter.sections import SegmenterParams
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,6 +80,64 @@ def test_sound_values_become_the_plain_dataclasses_and_the_rest_its_defaults() -
     assert faults == []
     assert checked == Section(first=Phase(3, 1.0), sides_px=(3, 4), phases={"b": Phase()})
     assert type(checked.first) is Phase
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Holds sections whose defaults are not those of their classes."""
+
+    section: Section = field(
+        default_factory=lambda: Section(
+            first=Phase(7, 0.7), name="b", sides_px=(2, 3), phases={"c": Phase(8)}, at_most=2.0
+        )
+    )
+    maybe: Phase | None = None
+    perhaps: Phase | None = field(default_factory=lambda: Phase(9, 0.9))
+    either: Phase | Section = field(default_factory=lambda: Phase(9, 0.9))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, Whole()),
+        ({"section": {}}, Whole()),
+        ({"section": {"on": True}}, Whole(section=dataclasses.replace(Whole().section, on=True))),
+        (
+            {"section": {"first": {"steps": 3}}},
+            Whole(section=dataclasses.replace(Whole().section, first=Phase(3, 0.7))),
+        ),
+        ({"section": {"phases": {}}}, Whole(section=dataclasses.replace(Whole().section, phases={}))),
+        (
+            {"section": {"phases": {"d": {"steps": 4}}}},
+            Whole(section=dataclasses.replace(Whole().section, phases={"d": Phase(4)})),
+        ),
+        ({"section": {"sides_px": [5]}}, Whole(section=dataclasses.replace(Whole().section, sides_px=(5,)))),
+        ({"section": {"at_most": None}}, Whole(section=dataclasses.replace(Whole().section, at_most=None))),
+        ({"maybe": {"steps": 3}}, Whole(maybe=Phase(3))),
+        ({"perhaps": {"steps": 3}}, Whole(perhaps=Phase(3, 0.9))),
+        ({"perhaps": None}, Whole(perhaps=None)),
+        ({"either": {"name": "d"}}, Whole(either=Section(name="d"))),
+    ],
+)
+def test_a_key_left_out_of_a_section_takes_what_stands_where_the_section_does(
+    given: dict[str, Any], expected: Whole
+) -> None:
+    assert check(Whole, given, at=()) == (expected, [])
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ({"section": {"first": {"rat": 1}}}, "section.first.rat: unknown key; did you mean 'rate'?"),
+        ({"section": {"first": {"steps": -1}}}, "section.first: steps must be at least 0, got -1"),
+        ({"section": None}, "section: expected a mapping (keys below it), got null"),
+        ({"section": [1]}, "section: expected a mapping (keys below it), got [1]"),
+    ],
+)
+def test_faults_in_such_sections_are_named_where_they_stand(given: dict[str, Any], fault: str) -> None:
+    checked, faults = check(Whole, given, at=())
+    assert checked is None
+    assert [one[: len(fault)] for one in faults] == [fault]
 
 
 @pytest.mark.parametrize(
@@ -148,6 +207,20 @@ def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
 def test_yaml_12_numbers_are_numbers_as_in_dvc(tmp_path: Path) -> None:
     text = "prepare: {sources: {synthetic: {reader: synthetic}}}\nwarmup: {count: {learning_rate: 1e-5}}\n"
     assert load_params(write(tmp_path, text)).warmup.count.learning_rate == 1e-5
+
+
+def test_sections_of_a_recipe_may_be_given_in_part(tmp_path: Path) -> None:
+    text = (
+        "system: segmenter\nprepare: {sources: {synthetic: {reader: synthetic}}}\nwarmup: {dice_weight: 2}\n"
+        "refiner: {train: {steps: 5}}\nretrain: {learn: {dice_weight: 2}}\n"
+        "evaluate: {detect: {max_detections: 50}}\n"
+    )
+    params, whole = load_segmenter_params(write(tmp_path, text)), SegmenterParams()
+    assert params.warmup == dataclasses.replace(whole.warmup, dice_weight=2)
+    assert params.refiner.train == dataclasses.replace(whole.refiner.train, steps=5)
+    assert params.retrain.learn == dataclasses.replace(whole.retrain.learn, dice_weight=2)
+    assert params.evaluate.detect == dataclasses.replace(whole.evaluate.detect, max_detections=50)
+    assert params.warmup.ranges_px != params.retrain.learn.ranges_px, "or the four lines above show little"
 
 
 def test_list_files_are_found_by_dataset_and_share(tmp_path: Path) -> None:

@@ -341,7 +341,7 @@ def test_counting_blobs_is_learnt(tmp_path):
     run = BlobRun(root=tmp_path, data=tmp_path / "data")
     options = replace(
         WARMUP,
-        count=PhaseOptions(steps=100, learning_rate=3e-3, encoder_learning_rate=3e-3),
+        count=PhaseOptions(steps=70, learning_rate=3e-3, encoder_learning_rate=3e-3),
         mask=PhaseOptions(steps=0),
         crops=replace(WARMUP.crops, size_px=64, batch=4),
         loop=replace(WARMUP.loop, evaluate_every=20, checkpoint_every=1000, ema_decay=0.9),

@@ -12,34 +12,17 @@ import pytest
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.evaluation.average_precision import average_precision_of
-from pipeline.losses.solo import solo_loss, solo_targets
 from pipeline.masks.instances import Instances
 from pipeline.masks.schema import Provenance
 from pipeline.masks.store import MaskStore
-from pipeline.models.solo_inference import DetectOptions
-from pipeline.models.solov2 import Solov2Options, build_solov2
 from pipeline.training.checkpoint import read_weights
-from pipeline.training.optimizers import build_optimizer
-from pipeline.training.segment_batches import SegmentBatches
-from pipeline.training.segment_inference import InputSize, PointGuidedOptions, Segmenter, write_point_guided
-from pipeline.training.segment_options import SegmentPhaseOptions
-from pipeline.training.segment_scenes import segment_scenes
-from pipeline.training.segmenter import LEARNING, early_files, train_segmenter_student, train_segmenter_teacher
-from pipeline.training.segmenter_options import SMALL_RANGES_PX, StudentOptions, ViewOptions
+from pipeline.training.segment_inference import PointGuidedOptions, write_point_guided
+from pipeline.training.segmenter import early_files, train_segmenter_student, train_segmenter_teacher
+from pipeline.training.segmenter_options import StudentOptions
 from tests.training.shapes_home import CPU, OPTIONS, SCENES, place_below, split_shapes, write_shapes
 
 ROOT = Path(__file__).parents[2]
 POINTS = PointGuidedOptions()
-
-EIGHT_SCENES = """\
-seed: 3
-classes: [square, disc]
-hues: {square: 0.0, disc: 0.5}
-splits:
-  test: {images: 1, height_px: 64, width_px: 64, objects: [1, 1], size_px: [16, 30], roughness: 0.0}
-  train: {images: 8, height_px: 64, width_px: 64, objects: [2, 3], size_px: [16, 30], roughness: 0.0}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -219,29 +202,3 @@ def test_shapes_are_learnt(tmp_path):
         shapes, splits, shapes.truth, options=options, seed=0, place=place_below(tmp_path, "warmup")
     )
     assert figures["held_out_ap_50"] > 0.2
-
-
-def test_it_learns_eight_images_by_heart(tmp_path):
-    """Targets, losses, network, optimiser and detection together; AP ends where masks of stride 4 do."""
-    prepared = write_shapes(tmp_path / "eight", EIGHT_SCENES)
-    views = ViewOptions(
-        batch=8, short_side_min_px=64, short_side_max_px=64, long_side_px=64, test_short_side_px=64, flip_prob=0.0
-    )
-    names = [row.image_id for row in prepared.of_split("train")]
-    scenes = segment_scenes(prepared, prepared.truth, names, None, n_classes=2, cache_mib=10)
-    batch = SegmentBatches(scenes, views, 0, 0, 1)(0)
-    torch.manual_seed(0)
-    net = build_solov2(Solov2Options(), 2)
-    targets = solo_targets(batch.instances, grids=net.options.grids, ranges_px=SMALL_RANGES_PX, size_hw=(64, 64))
-    parts = {name: getattr(net, name) for name in LEARNING}
-    optimizer = build_optimizer(parts, SegmentPhaseOptions(optimizer="muon", learning_rate=4e-3))
-    for _ in range(30):
-        optimizer.zero_grad()
-        solo_loss(net(batch.images), targets)["loss"].backward()
-        optimizer.step()
-    segmenter = Segmenter(net.eval(), InputSize(64, 64), SMALL_RANGES_PX, CPU)
-    looks = DetectOptions(min_area=(0,) * 5)
-    pairs = [(segmenter.detect(scenes[k].pixels, looks), scenes[k].rows) for k in range(8)]
-    found = average_precision_of(pairs, class_names=prepared.class_names)
-    assert found.ap_50 > 0.95
-    assert found.ap > 0.6
