@@ -30,7 +30,7 @@ from pipeline.pseudo_labels.point_guided import (
     point_guided,
     scale_points,
 )
-from pipeline.training.checkpoint import read_record, read_weights
+from pipeline.training.checkpoint import load_network, read_record
 from pipeline.training.segment_batches import pad_rgb, padded_hw, resize_rgb, resized_hw
 
 KIND = "solov2"
@@ -80,18 +80,22 @@ class Segmenter:
         """
         record = read_record(path, kind=KIND)
         architecture: Any = record.architecture
-        if architecture["n_classes"] != n_classes:
+        trained = architecture.get("n_classes")
+        if trained != n_classes:
             raise PipelineError(
-                f"{path}: was trained for {architecture['n_classes']} classes, the data set has {n_classes}; train it "
-                "again, or point the stage to another checkpoint"
+                f"{path}: was trained for {trained} classes, the data set has {n_classes}; train it again, or point "
+                "the stage to another checkpoint"
             )
-        options = {**architecture["network"], "pretrained": False}
-        net = build_solov2(Solov2Options(**{**options, "grids": tuple(options["grids"])}), n_classes)
-        net.load_state_dict(read_weights(path))
+
+        def build() -> Solov2:
+            options = {**architecture["network"], "pretrained": False}
+            return build_solov2(Solov2Options(**{**options, "grids": tuple(options["grids"])}), n_classes)
+
+        net = load_network(path, build, device=device)
         views = record.parameters["views"]
         ranges = tuple((float(low), float(high)) for low, high in record.parameters["ranges_px"])
         size = InputSize(views["test_short_side_px"], views["long_side_px"])
-        return cls(net.to(device).eval(), size, ranges, device)
+        return cls(net, size, ranges, device)
 
     def to_input(self, pixels: npt.NDArray[np.uint8]) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
         """Bring an (H, W, 3) image to the network: its (1, 3, H', W') input, the image's size in it, the input's."""

@@ -1,6 +1,7 @@
 """SOLOv2's student with pseudo-labelled images beside the labelled ones: burn-in, views, weights, online labels."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ from tests.training.shapes_home import CPU, OPTIONS, split_shapes, write_shapes
 from tests.training.test_segmenter import train_student, train_teacher, write_pseudo
 
 PAIRED = UnlabeledImagesOptions(batch=2)
+SOME = replace(all_detections(), class_thr=0.0, max_detections=5)
+"""A teacher of four steps is sure of nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,7 @@ def made(shapes, tmp_path_factory):
     root = tmp_path_factory.mktemp("made")
     train_teacher(shapes, root)
     write_detections(
-        shapes, split_shapes(shapes).unlabeled, root / "warmup" / "model.safetensors", options=all_detections(),
+        shapes, split_shapes(shapes).unlabeled, root / "warmup" / "model.safetensors", options=SOME,
         n_classes=2, out=root / "pseudo", log=root / "pseudo.jsonl", device=CPU,
     )  # fmt: skip
     train_student(shapes, root, unlabeled=PAIRED)
@@ -39,6 +42,7 @@ def made(shapes, tmp_path_factory):
 
 
 def home(made, tmp_path):
+    tmp_path.mkdir(exist_ok=True)
     for name in ("warmup", "pseudo"):
         (tmp_path / name).symlink_to(made / name)
     return tmp_path
@@ -100,7 +104,7 @@ def test_burn_in_comes_first_and_learns_from_labels_alone(shapes, made, tmp_path
 
 def online(class_thr, weigh="off"):
     quality = QualityOptions(thresholds="fixed", class_thr=class_thr, mask_thr=0.0, margin=0.0, min_decay=0.0)
-    return OnlineTeacher(all_detections(), quality, Limits.fixed(quality, 2), weigh)
+    return OnlineTeacher(SOME, quality, Limits.fixed(quality, 2), weigh)
 
 
 def test_online_labels_take_the_place_of_the_stored_ones(shapes, made, tmp_path):

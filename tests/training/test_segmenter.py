@@ -43,11 +43,11 @@ def write_pseudo(shapes, root):
     )  # fmt: skip
 
 
-def train_student(shapes, root, masks=None, **changes):
+def train_student(shapes, root, truth=None, *, alone=False, online=None, **changes):
     return train_segmenter_student(
-        shapes, split_shapes(shapes), masks or shapes.truth, MaskStore.open(root / "pseudo"),
+        shapes, split_shapes(shapes), truth or shapes.truth, None if alone else MaskStore.open(root / "pseudo"),
         root / "warmup" / "model.safetensors", options=StudentOptions(learn=OPTIONS, **changes), seed=0,
-        place=place_below(root, "retrain"),
+        place=place_below(root, "retrain"), online=online,
     )  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def test_a_student_learns_from_strong_and_weak_images(trained, shapes, tmp_path)
     assert (figures["n_strong"], figures["n_weak"]) == (2, 3)
     for name in ("warmup", "pseudo"):
         (tmp_path / name).symlink_to(trained / name)
-    alone = train_student(shapes, tmp_path, weak=False)
+    alone = train_student(shapes, tmp_path, alone=True)
     assert alone["n_weak"] == 0
     assert read_of(tmp_path) != read_of(trained)
 
@@ -120,7 +120,7 @@ def test_nonsense_for_the_weak_images_masks_changes_no_byte(shapes, trained, tmp
         shapes, split_shapes(shapes), masks, options=options, seed=0, place=place_below(tmp_path, "warmup")
     )
     write_pseudo(shapes, tmp_path)
-    train_student(shapes, tmp_path, masks=masks)
+    train_student(shapes, tmp_path, truth=masks)
     for stage in ("warmup", "pseudo", "retrain"):
         assert folder_bytes(tmp_path / stage) == folder_bytes(trained / stage)
 

@@ -10,7 +10,7 @@ from pipeline.masks.store import MaskStore
 from stages import annotate, nnec, prepare
 from stages import warmup as crowd_warmup
 from stages.paths import RunPaths
-from stages.segmenter import evaluate, pseudo_label, refine, refiner, retrain, warmup
+from stages.segmenter import evaluate, judge, pseudo_label, refine, refiner, retrain, warmup
 from tests.training.shapes_home import SCENES
 
 runner = CliRunner()
@@ -122,3 +122,81 @@ def test_files_of_one_system_are_refused_by_the_stages_of_the_other(home):
     put(home, system="crowds")
     done = runner.invoke(warmup.app, RUN)
     assert 'system: expected one of crowd, segmenter, got "crowds"' in done.output
+
+
+UNLABELED = {
+    "pseudo_label": {"method": "detections", "opinion": "prototypes"},
+    "judge": {"quality": {"thresholds": "fixed", "class_thr": 0.1, "mask_thr": 0.5}, "correct": True},
+    "retrain": {
+        "learn": {**SMALL, "train": {**SMALL["train"], "steps": 4}}, "masks": "judged", "start": "teacher",
+        "unlabeled": {"batch": 2, "pixel_weights": "uncertainty"},
+    },
+}  # fmt: skip
+
+
+def test_the_chain_without_points(home):
+    put(home, **UNLABELED)
+    said = {stage: run(stage) for stage in (warmup, pseudo_label)}
+    assert "detections, unfiltered" in said[pseudo_label]
+    said[judge] = run(judge, RUN[:4])
+    assert "kept" in said[judge]
+    paths = RunPaths("shapes", labeled_pct=50, seed=0)
+    judged = MaskStore.open(paths.judged / "masks")
+    assert judged.image_ids == MaskStore.open(paths.pseudo_label).image_ids
+    run(retrain)
+    run(evaluate)
+    figures = json.loads(paths.metrics.read_text())
+    assert {"ap", "pseudo_label_precision", "pseudo_label_recall"} <= set(figures)
+    assert "pseudo_label_mean_iou" not in figures  # no row is a point's
+    online = {**UNLABELED["retrain"], "unlabeled": {"batch": 2, "online": True}}
+    stored = (paths.retrain / "last.safetensors").read_bytes()
+    put(home, **{**UNLABELED, "retrain": online})
+    run(retrain)
+    assert (paths.retrain / "last.safetensors").read_bytes() != stored
+
+
+def test_judging_again_needs_no_network(home):
+    put(home, **UNLABELED)
+    run(warmup)
+    run(pseudo_label)
+    paths = RunPaths("shapes", labeled_pct=50, seed=0)
+    run(judge, RUN[:4])
+    before = MaskStore.open(paths.judged / "masks")
+    count = sum(before.n_instances(one) for one in before.image_ids)
+    (paths.warmup / "model.safetensors").unlink()
+    put(home, **{**UNLABELED, "judge": {"quality": {"thresholds": "single", "score_thr": 0.9}}})
+    assert "kept" in run(pseudo_label, [*RUN, "--refilter"])
+    after = MaskStore.open(paths.judged / "masks")
+    assert sum(after.n_instances(one) for one in after.image_ids) < count
+
+
+def test_points_can_be_judged_too(home):
+    put(home, pseudo_label={"keep_prob": True}, judge={"quality": {"thresholds": "fixed"}, "dropped": "ignore"})
+    run(warmup)
+    run(pseudo_label)
+    run(judge, RUN[:4])
+    paths = RunPaths("shapes", labeled_pct=50, seed=0)
+    store, judged = MaskStore.open(paths.pseudo_label), MaskStore.open(paths.judged / "masks")
+    for image_id in store.image_ids:
+        assert judged.instances(image_id).point_id.tolist() == store.instances(image_id).point_id.tolist()
+    put(home, pseudo_label={"keep_prob": True}, retrain={
+        **PARAMS["retrain"], "masks": "judged", "unlabeled": {"pixel_weights": "uncertainty"},
+    })  # fmt: skip
+    run(retrain)
+
+
+def test_a_threshold_out_of_range_is_named(home):
+    put(home, judge={"quality": {"class_thr": 1.5}})
+    done = runner.invoke(judge.app, RUN[:4])
+    assert done.exit_code == 1
+    assert "judge.quality" in done.output
+    assert "class_thr: expected a number from 0 to 1, got 1.5" in " ".join(done.output.split())
+
+
+def test_judging_comes_before_learning_from_it(home):
+    put(home, **UNLABELED)
+    run(warmup)
+    run(pseudo_label)
+    done = runner.invoke(retrain.app, RUN)
+    assert done.exit_code == 1
+    assert "judged" in done.output
