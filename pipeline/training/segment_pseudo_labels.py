@@ -38,6 +38,8 @@ DETECTIONS = "solov2_detections"
 DETECTIONS_VERSION = 1
 """Raised by hand when the same weights and images give other rows."""
 
+SHRINKAGE = 0.1
+
 Floats64 = npt.NDArray[np.float64]
 
 
@@ -130,13 +132,13 @@ class PooledFeatures:
         segmenter: The teacher.
         stride: Image pixels per cell of the features, 4, 8, 16 or 32.
         mean: (D,) taken off; features that are all positive differ little in direction.
-        scale: (D,) divided by.
+        whitening: (D, D) that the rest is multiplied with, see :func:`whitening_of`; None for none.
     """
 
     segmenter: Segmenter
     stride: int
     mean: Floats64 | float = 0.0
-    scale: Floats64 | float = 1.0
+    whitening: Floats64 | None = None
 
     @torch.no_grad()
     def __call__(self, pixels: npt.NDArray[np.uint8], rows: Instances) -> Floats64:
@@ -149,8 +151,34 @@ class PooledFeatures:
         for window, onto in zip(read_coverage(rows, view), masks, strict=True):
             window.paste(onto)
         pooled = masked_mean_features(features, torch.from_numpy(masks).to(features.device))
-        standard: Floats64 = (pooled.cpu().numpy().astype(np.float64) - self.mean) / self.scale
-        return standard
+        centered: Floats64 = pooled.cpu().numpy().astype(np.float64) - self.mean
+        return centered if self.whitening is None else centered @ self.whitening
+
+
+def whitening_of(features: Floats64, class_id: npt.NDArray[np.int64], *, n_classes: int) -> Floats64:
+    """Give the matrix that makes features vary alike in all directions within their classes.
+
+    What varies among instances of one class says nothing of the class. The covariance is shrunk a tenth towards a
+    multiple of the identity, so that few instances do: W = ((1 − a)·S + a·tr(S)/D·I)^(−½).
+
+    Args:
+        features: (N, D).
+        class_id: (N,), 0 to C − 1.
+        n_classes: C.
+
+    Returns:
+        (D, D) symmetric.
+    """
+    member = (class_id[:, None] == np.arange(n_classes)).astype(np.float64)
+    means = member.T @ features / np.maximum(member.sum(axis=0), 1.0)[:, None]
+    rest = features - means[class_id]
+    covariance = rest.T @ rest / max(len(features) - n_classes, 1)
+    width = features.shape[1]
+    level = max(float(np.trace(covariance)) / width, 1e-12)
+    shrunk = (1 - SHRINKAGE) * covariance + SHRINKAGE * level * np.eye(width)
+    variance, axes = np.linalg.eigh(shrunk)
+    whitening: Floats64 = (axes / np.sqrt(variance)) @ axes.T
+    return whitening
 
 
 def prototype_opinion(
@@ -183,13 +211,14 @@ def prototype_opinion(
         found.append(pooled(read_image_rgb(prepared.image(image_id).path), rows))
         classes.append(rows.class_id)
     features, class_id = np.concatenate(found), np.concatenate(classes)
-    mean = features.mean(axis=0) if len(features) else 0.0
-    scale = np.maximum(features.std(axis=0), 1e-6) if len(features) else 1.0
-    standard = (features - mean) / scale
+    names = prepared.class_names
+    mean = features.mean(axis=0) if len(features) else np.zeros(features.shape[1])
+    whitening = whitening_of(features, class_id, n_classes=len(names))
     prototypes = Prototypes.of(
-        standard, class_id, backbone=name, class_names=prepared.class_names, temperature=options.opinion_temperature
-    )
-    return PrototypeOpinion(prototypes, PooledFeatures(segmenter, options.opinion_stride, mean, scale), name)
+        (features - mean) @ whitening, class_id, backbone=name, class_names=names,
+        temperature=options.opinion_temperature,
+    )  # fmt: skip
+    return PrototypeOpinion(prototypes, PooledFeatures(segmenter, options.opinion_stride, mean, whitening), name)
 
 
 def write_opinions(

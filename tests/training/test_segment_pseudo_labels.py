@@ -21,6 +21,7 @@ from pipeline.training.segment_pseudo_labels import (
     SegmentPseudoLabelOptions,
     has_row_for_each_point,
     prototype_opinion,
+    whitening_of,
     write_detections,
     write_opinions,
 )
@@ -110,12 +111,12 @@ def test_prototypes_are_means_of_standardised_features_of_the_strong_images(shap
         parts.append(plain(read_image_rgb(shapes.image(image_id).path), rows))
         classes.append(rows.class_id)
     features, class_id = np.concatenate(parts), np.concatenate(classes)
-    standard = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-6)
-    expected = np.stack([standard[class_id == k].mean(axis=0) for k in range(2)])
+    whitening = whitening_of(features, class_id, n_classes=2)
+    expected = np.stack([features[class_id == k].mean(axis=0) - features.mean(axis=0) for k in range(2)]) @ whitening
     np.testing.assert_allclose(opinion.prototypes.features, expected, rtol=1e-6, atol=1e-9)
     image_id = splits.unlabeled[0]
     pixels, rows = read_image_rgb(shapes.image(image_id).path), shapes.truth.instances(image_id)
-    seen = (plain(pixels, rows) - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-6)
+    seen = (plain(pixels, rows) - features.mean(axis=0)) @ whitening
     cosines = (seen / np.linalg.norm(seen, axis=1, keepdims=True)) @ (
         expected / np.linalg.norm(expected, axis=1, keepdims=True)
     ).T
@@ -123,6 +124,26 @@ def test_prototypes_are_means_of_standardised_features_of_the_strong_images(shap
     np.testing.assert_allclose(
         opinion.probabilities(pixels, rows), powers / powers.sum(axis=1, keepdims=True), rtol=1e-5
     )
+
+
+def test_whitened_features_vary_alike_within_their_classes():
+    rng = np.random.default_rng(0)
+    class_id = np.arange(3000) % 3
+    mix = rng.normal(size=(4, 4))
+    features = rng.normal(size=(3000, 4)) @ mix + 10 * rng.normal(size=(3, 4))[class_id]
+    white = features @ whitening_of(features, class_id, n_classes=3)
+    rest = white - np.stack([white[class_id == k].mean(axis=0) for k in range(3)])[class_id]
+    within = rest.T @ rest / 2997
+    covariance = (mix.T @ mix) * 0.9 + 0.1 * np.trace(mix.T @ mix) / 4 * np.eye(4)  # shrunk by a tenth
+    values, axes = np.linalg.eigh(covariance)
+    root = axes / np.sqrt(values) @ axes.T
+    np.testing.assert_allclose(within, root @ (mix.T @ mix) @ root, atol=0.1)
+
+
+def test_one_instance_of_each_class_is_enough_to_whiten():
+    features = np.array([[1.0, 2.0], [3.0, 5.0]])
+    found = whitening_of(features, np.array([0, 1]), n_classes=2)
+    assert np.isfinite(found).all()
 
 
 def test_opinions_of_all_rows_are_written(shapes, weights, tmp_path):
