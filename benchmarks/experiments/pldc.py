@@ -8,7 +8,7 @@ import yaml
 from benchmarks.experiments.study import REPOSITORY, Step, Study, Variant
 
 RECIPE = "recipes/pldc"
-LEAST, MORE = (5,), (5, 20)
+SHARES = (5,)
 LEVELS = "What each level of PL-DC brings"
 SOURCES = "Where the thresholds come from"
 NO_PSEUDO = ("pseudo_label", "judged")
@@ -57,19 +57,19 @@ PLDC = Study(
         Step("segmenter.evaluate", ("evaluate",), output="evaluate"),
     ),
     rows=(
-        Variant("labels_alone", "labelled images alone", LEVELS, {"retrain.weak": False}, MORE, leaves_out=NO_PSEUDO),
-        Variant("single", "one threshold, on the product", LEVELS, single(0.3), MORE),
-        Variant("dual", "D: two thresholds, three tiers", LEVELS, two("fixed"), MORE),
-        Variant("category", "C: + second opinion", LEVELS, {**single(0.3), "judge.correct": True}, LEAST),
+        Variant("labels_alone", "labelled images alone", LEVELS, {"retrain.weak": False}, SHARES, leaves_out=NO_PSEUDO),
+        Variant("single", "one threshold, on the product", LEVELS, single(0.3), SHARES),
+        Variant("dual", "D: two thresholds, three tiers", LEVELS, two("fixed"), SHARES),
+        Variant("category", "C: + second opinion", LEVELS, {**single(0.3), "judge.correct": True}, SHARES),
         Variant(
             "pixels", "U: + pixel weights", LEVELS,
-            {**single(0.3), "retrain.unlabeled.pixel_weights": "uncertainty"}, LEAST,
+            {**single(0.3), "retrain.unlabeled.pixel_weights": "uncertainty"}, SHARES,
         ),
-        Variant("dual_category", "D and C", LEVELS, two("fixed", correct=True), LEAST),
-        Variant("dual_pixels", "D and U", LEVELS, two("fixed", weights=True), LEAST),
-        Variant("pldc", "D, C and U: all of PL-DC", LEVELS, two("fixed", correct=True, weights=True), MORE),
-        Variant("calibrated", "D calibrated", SOURCES, two("calibrated"), LEAST),
-        Variant("adaptive", "D adaptive", SOURCES, two("adaptive"), LEAST),
+        Variant("dual_category", "D and C", LEVELS, two("fixed", correct=True), SHARES),
+        Variant("dual_pixels", "D and U", LEVELS, two("fixed", weights=True), SHARES),
+        Variant("pldc", "D, C and U: all of PL-DC", LEVELS, two("fixed", correct=True, weights=True), SHARES),
+        Variant("calibrated", "D calibrated", SOURCES, two("calibrated"), SHARES),
+        Variant("adaptive", "D adaptive", SOURCES, two("adaptive"), SHARES),
     ),
     figures={
         "ap": "AP", "ap_50": "AP50", "pseudo_label_precision": "precision", "pseudo_label_recall": "recall",
