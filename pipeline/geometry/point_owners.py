@@ -58,7 +58,7 @@ def nearest_of_group(places_yx: Tensor, groups: Tensor, points_yx: Tensor, point
         # ‖p − q‖² less ‖p‖², which is the same for all points; double, so that whole numbers tie as they should
         points = points_yx[among].double()
         half_squares = 0.5 * points.square().sum(1)
-        for part in rows.split(max(1, CHUNK // count)):
+        for part in torch.split(rows, max(1, CHUNK // count)):
             shares = torch.addmm(half_squares, places_yx[part].double(), points.T, alpha=-1)
             nearest[part] = among[shares.argmin(1)]
     return nearest
@@ -120,9 +120,7 @@ def component_offsets(
     weight = told[components]
     y, x = np.nonzero(weight)
     at = components[y, x]
-    centroids = np.stack(
-        [np.bincount(at, one, n_components + 1) / np.maximum(area, 1) for one in (y, x)], axis=1
-    )
+    centroids = np.stack([np.bincount(at, one, n_components + 1) / np.maximum(area, 1) for one in (y, x)], axis=1)
     centers = centroids[at]
     crowded = n_points[at] > 1
     nearest = nearest_of_group(

@@ -60,7 +60,7 @@ def affinity_losses(embedding: Tensor, targets: Sequence[SharedMasks]) -> Tensor
     Returns:
         (T,) one loss for each.
     """
-    losses: Tensor = _AffinityLoss.apply(embedding, tuple(targets))  # type: ignore[no-untyped-call]
+    losses: Tensor = _AffinityLoss.apply(embedding, tuple(targets))
     return losses
 
 
@@ -75,7 +75,7 @@ def propagate(embedding: Tensor, values: Tensor, beta: float) -> Tensor:
     Returns:
         (N, C).
     """
-    spread: Tensor = _Propagate.apply(embedding, values, beta)  # type: ignore[no-untyped-call]
+    spread: Tensor = _Propagate.apply(embedding, values, beta)
     return spread
 
 
@@ -87,7 +87,11 @@ def _chunks(n: int) -> Iterator[slice]:
 def _shares(target: SharedMasks, rows: slice) -> tuple[Tensor, Tensor]:
     """Pairs of some rows with all cells that share a mask, and that do not: two (R, N) bool."""
     masks = target.masks.to(torch.float32)
-    same = (masks[:, rows].T @ masks) > 0 if len(masks) else target.known.new_zeros(len(target.known[rows]), masks.shape[1])
+    same = (
+        (masks[:, rows].T @ masks) > 0
+        if len(masks)
+        else target.known.new_zeros(len(target.known[rows]), masks.shape[1])
+    )
     in_mask = target.masks.any(0)
     counted = target.known[rows, None] & target.known & (in_mask[rows, None] | in_mask)
     return counted & same, counted & ~same

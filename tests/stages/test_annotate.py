@@ -83,7 +83,7 @@ def test_a_smaller_circle_cuts_the_truth(home: Path) -> None:
         ("disc", ["--dataset", "nowhere"], "data/nowhere/prepared/images.parquet: no such file; run python -m"),
         ("disc", ["--device", "tpu"], "expected auto, cpu, cuda or cuda:N"),
         ("disc", ["--params", "none.yaml"], "none.yaml: no such file"),
-        ("discs", [], "annotate.method: expected one of edp_sam, superpixel, disc, truth"),
+        ("discs", [], "annotate.method: expected one of edp_sam, superpixel, disc, truth, p2seg"),
         ("edp_sam", [], "nowhere/sam_vit_b_01ec64.pth: the weights 'vit_b' are not there; run python"),
     ],
 )
