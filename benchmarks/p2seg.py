@@ -59,7 +59,7 @@ def step(form: Callable[[Tensor, Tensor, list[SharedMasks]], Tensor], cells: int
 
 
 def peak_mib(run: Callable[[], None]) -> float:
-    """Most memory that PyTorch holds at a time for a call, MiB: what its allocator was asked for, less what came back."""
+    """Most memory that PyTorch holds at a time for a call, MiB: what it asked for, less what it gave back."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
