@@ -38,7 +38,7 @@ classes: [disc]
 splits:
   train: {images: 64, height_px: 96, width_px: 96, objects: [4, 9], size_px: [16, 48], roughness: 0.2}
 """
-NOISE_BLOCKS, NOISE_PX = 40, 6
+NOISE_BLOCKS, NOISE_PX = 12, 6
 PARTS = {
     "static offsets": DistillOptions(online=False, affinity_weight=0.0, propagated_frac=0.0),
     "+ online offsets": DistillOptions(affinity_weight=0.0, propagated_frac=0.0),
@@ -46,6 +46,7 @@ PARTS = {
     "+ propagation alone, β = 1": DistillOptions(propagated_frac=1.0, beta=1.0),
     "+ propagation alone, β = 4": DistillOptions(propagated_frac=1.0),
     "+ half of it, β = 4 (default)": DistillOptions(),
+    "the same, class loss over all pixels": DistillOptions(hard_frac=1.0),
 }
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -61,7 +62,7 @@ class Voronoi:
     def annotate(self, marked: MarkedImage) -> Instances:
         """Give one row per point."""
         classes = torch.from_numpy(read_class_map(self._maps, marked.image_id, marked.size_hw)).long()
-        points = torch.from_numpy(marked.points_xy[:, ::-1].copy()), torch.from_numpy(marked.class_id)
+        points = torch.from_numpy(marked.points_xy[:, ::-1].copy()), torch.from_numpy(marked.class_id.copy())
         return Instances.from_label_map(
             assign_pixels(None, classes, *points).numpy(), point_id=marked.point_id, class_id=marked.class_id,
             points_xy=marked.points_xy, radius_px=marked.radius_px, source="p2seg", status="ok",

@@ -43,6 +43,8 @@ def test_shares_of_circles_that_meet_go_to_the_nearer_point() -> None:
     assert found[15, 18] == 1
     assert found[15, 20] == 2  # in both, nearer to the second
     assert found[15, 14] == 1
+    turned = seed_marks(mark([[24, 15], [15, 15]], [10, 20], [1, 0]), SeedMarkOptions(object="circle", circle_frac=0.5))
+    np.testing.assert_array_equal(turned, found)
 
 
 def test_superpixels_follow_the_colour_inside_the_circle() -> None:

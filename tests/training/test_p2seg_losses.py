@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.geometry.point_owners import UNKNOWN, assign_pixels
+from pipeline.losses.affinity import SharedMasks, affinity_losses
 from pipeline.models.mutual_distillation import MutualDistillationOptions, MutualOutput, build_mutual_distillation
 from pipeline.training.p2seg_batches import SeedBatch, SeedCrop
 from pipeline.training.p2seg_losses import (
@@ -111,6 +112,31 @@ def test_the_loss_is_the_plain_one(options: DistillOptions) -> None:
     found = DistillLoss(options, CPU)(Says(output), Says(output), batch, 0)
     wanted = np.mean([plain_total(output, batch, k, options) for k in range(2)])
     assert float(found["loss"]) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_loss_is_the_plain_one_where_a_class_has_no_point() -> None:
+    """Its pixels belong to nobody, and nothing is said of the pairs that their cells are in."""
+    one = crop(0)
+    one.classes[16:30, 5:28] = 2
+    one.points_yx[2:], one.point_class[2:] = [[6.0, 7.0], [9.0, 15.0]], 0
+    batch, output = SeedBatch.stack([one]), said(4, 1)
+    found = loss_of(output, batch, propagated_frac=0.0)
+    embedding = output.embedding[0].flatten(1)
+    background = (batch.classes[0] == 0).reshape(4, 8, 4, 8).any(3).any(1)
+    owned = (batch.classes[0] == 1).reshape(4, 8, 4, 8).any(3).any(1)
+    targets = [
+        SharedMasks(
+            torch.stack([(batch.classes[0] == k).reshape(4, 8, 4, 8).any(3).any(1).flatten() for k in (1, 2)]),
+            torch.ones(16, dtype=torch.bool),
+        ),
+    ]
+    offsets = F.interpolate(output.offsets, size=(SIDE, SIDE), mode="bilinear", align_corners=False)[0]
+    owners = assign_pixels(offsets, batch.classes[0], batch.points_yx[0], batch.point_class[0])
+    pooled = torch.stack([(owners == k).reshape(4, 8, 4, 8).any(3).any(1).flatten() for k in (1, 2, 3, 4)])
+    targets.append(SharedMasks(pooled, (background | owned).flatten()))
+    assert not (background | owned).all()
+    wanted = 0.5 * affinity_losses(embedding, targets).sum()
+    torch.testing.assert_close(found["affinity"], wanted)
 
 
 def test_a_batch_of_two_is_the_mean_of_two_batches_of_one() -> None:
