@@ -46,7 +46,7 @@ PARTS = {
     "+ propagation alone, β = 1": DistillOptions(propagated_frac=1.0, beta=1.0),
     "+ propagation alone, β = 4": DistillOptions(propagated_frac=1.0),
     "+ half of it, β = 4 (default)": DistillOptions(),
-    "the same, class loss over all pixels": DistillOptions(hard_frac=1.0),
+    "the same, class loss over the hardest fifth": DistillOptions(hard_frac=0.2),
 }
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

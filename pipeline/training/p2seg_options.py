@@ -86,7 +86,8 @@ class DistillOptions:
         propagated_frac: Share of the propagated log-probabilities in those that the class loss sees; 0 leaves the
             propagation out. Published: 1.
         beta: Power of the affinities in propagation. Published: not told; 1 smears.
-        hard_frac: Share of the pixels, the hardest, that the class loss is averaged over. Published: 0.2.
+        hard_frac: Share of the pixels, the hardest, that the class loss is averaged over. Published: 0.2; where class
+            maps are wrong, their errors are the hardest pixels.
     """
 
     online: bool = True
@@ -94,7 +95,7 @@ class DistillOptions:
     affinity_weight: float = 1.0
     propagated_frac: float = 0.5
     beta: float = 4.0
-    hard_frac: float = 0.2
+    hard_frac: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""

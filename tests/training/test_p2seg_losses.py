@@ -106,7 +106,9 @@ def plain_total(output: MutualOutput, batch: SeedBatch, k: int, options: Distill
     return float(class_loss + options.offset_weight * 0.5 * (static + np.mean(ways)) + options.affinity_weight * total)
 
 
-@pytest.mark.parametrize("options", [DistillOptions(), DistillOptions(propagated_frac=1.0, beta=1.0, hard_frac=1.0)])
+@pytest.mark.parametrize(
+    "options", [DistillOptions(hard_frac=0.2), DistillOptions(propagated_frac=1.0, beta=1.0, hard_frac=1.0)]
+)
 def test_the_loss_is_the_plain_one(options: DistillOptions) -> None:
     batch, output = SeedBatch.stack([crop(0), crop(1)]), said(3, 2)
     found = DistillLoss(options, CPU)(Says(output), Says(output), batch, 0)
