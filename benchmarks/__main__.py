@@ -12,7 +12,7 @@ from stages.command import fails_clearly
 SMALL_SCALES = {
     "nnec": 1.0, "annotate": 1.0, "mask_store": 0.2, "ray_workers": 1.0, "energy": 1.0, "exclusivity": 1.0,
     "point_to_region": 1.0, "matched_iou": 1.0, "training_step": 1.0, "average_precision": 0.1, "matrix_nms": 1.0,
-    "point_lookup": 1.0,
+    "point_lookup": 1.0, "p2seg": 1.0,
 }  # fmt: skip
 """Benchmarks, and the share of the whole work that each does by default: together 6 minutes on two cores."""
 

@@ -31,6 +31,7 @@ from stages.executor_options import (
     choose_executor,
     uses_bf16,
 )
+from stages.fitted_plan import fitted_plan
 from stages.params import load_data_params
 from stages.paths import DatasetPaths
 
@@ -51,22 +52,18 @@ def main(
     cache: CacheOption = None,
     params: ParamsOption = DEFAULT_PARAMS,
 ) -> None:
-    """Read data/DATASET/prepared and nnec, write the mask store data/DATASET/annotate."""
+    """Read data/DATASET/prepared and nnec, write the mask store data/DATASET/annotate; p2seg trains first."""
     settings = load_data_params(params).annotate
     paths = DatasetPaths(dataset)
     prepared = Prepared.open(paths.prepared)
     radii = read_radii(paths.nnec / "radii.parquet")
     target, where = choose_executor(executor, device=device, workers=workers, address=address)
     plan = AnnotatorPlan(
-        settings.method,
-        settings.options,
-        weights=settings.weights,
-        device=str(target),
-        bf16=uses_bf16(precision, target),
-        compiled=compiled,
-        truth=prepared.truth.path if prepared.truth else None,
-    )
+        settings.method, settings.options, weights=settings.weights, device=str(target),
+        bf16=uses_bf16(precision, target), compiled=compiled, truth=prepared.truth.path if prepared.truth else None,
+    )  # fmt: skip
     results = ResultCache.open(cache or default_root(), limit_bytes=DEFAULT_LIMIT_BYTES)
+    plan = fitted_plan(plan, prepared, radii, paths, target, results)
     with JsonLines(paths.logs / "annotate.jsonl") as log:
         rows = annotate_dataset(
             prepared, radii, plan, paths.annotate,

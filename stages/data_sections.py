@@ -11,6 +11,7 @@ from pipeline.datasets.base import DatasetReader
 from pipeline.datasets.splits import SplitOptions
 from pipeline.errors import raise_all
 from pipeline.geometry.nnec import NnecOptions
+from pipeline.training.p2seg_options import P2SegOptions
 from stages.params import source_reader
 
 
@@ -72,25 +73,28 @@ class AnnotateParams:
     """How points become masks; DVC watches the section of the chosen method only.
 
     Args:
-        method: ``edp_sam``, ``superpixel``, ``disc`` (baseline), or ``truth`` where the data set has masks.
+        method: ``edp_sam``, ``superpixel``, ``disc`` (baseline), ``truth`` where the data set has masks, or ``p2seg``,
+            which trains on the data set's points first.
         weights: SAM weights of ``edp_sam``; ``python -m stages.weights list`` names them.
         edp_sam: Options of ``edp_sam``.
         superpixel: Options of ``superpixel``.
         disc: Options of ``disc``: none.
         truth: Options of ``truth``: none.
+        p2seg: Options of ``p2seg``.
     """
 
-    method: Literal["edp_sam", "superpixel", "disc", "truth"] = "edp_sam"
+    method: Literal["edp_sam", "superpixel", "disc", "truth", "p2seg"] = "edp_sam"
     weights: str = "compact"
     edp_sam: EdpSamOptions = field(default_factory=EdpSamOptions)
     superpixel: SuperpixelOptions = field(default_factory=SuperpixelOptions)
     disc: NoOptions = field(default_factory=NoOptions)
     truth: NoOptions = field(default_factory=NoOptions)
+    p2seg: P2SegOptions = field(default_factory=P2SegOptions)
 
     @property
-    def options(self) -> EdpSamOptions | SuperpixelOptions | NoOptions:
+    def options(self) -> EdpSamOptions | SuperpixelOptions | NoOptions | P2SegOptions:
         """Options of the chosen method."""
-        chosen: EdpSamOptions | SuperpixelOptions | NoOptions = getattr(self, self.method)
+        chosen: EdpSamOptions | SuperpixelOptions | NoOptions | P2SegOptions = getattr(self, self.method)
         return chosen
 
 

@@ -52,6 +52,11 @@ class DatasetPaths:
         """JSON lines of long stages; outside DVC's outputs."""
         return Path("logs") / self.dataset
 
+    @property
+    def fitted(self) -> Path:
+        """Networks that an annotator trains on the data set itself, outside DVC's outputs: made again when they go."""
+        return Path("resume") / self.dataset / "annotate"
+
 
 @dataclass(frozen=True)
 class RunPaths(DatasetPaths):

@@ -1,5 +1,6 @@
 """Names of annotators, and how each is built."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from pipeline.annotators.base import Annotator
 from pipeline.annotators.disc import DiscAnnotator
 from pipeline.annotators.edp_sam import EdpSamAnnotator, EdpSamOptions
+from pipeline.annotators.p2seg import FittedP2Seg, P2SegAnnotator
 from pipeline.annotators.superpixel import SuperpixelAnnotator, SuperpixelOptions
 from pipeline.annotators.truth import TruthAnnotator
 from pipeline.errors import PipelineError
@@ -17,6 +19,7 @@ ANNOTATORS: dict[str, Any] = {
     "superpixel": SuperpixelAnnotator,
     "disc": DiscAnnotator,
     "truth": TruthAnnotator,
+    "p2seg": P2SegAnnotator,
 }
 
 
@@ -29,17 +32,19 @@ def build_annotator(
     truth: MaskStore | None,
     bf16: bool = False,
     compiled: bool = False,
+    checkpoint: Path | None = None,
 ) -> Annotator:
     """Build the annotator called ``method``.
 
     Args:
         method: A key of :data:`ANNOTATORS`.
-        options: Its options: EdpSamOptions, SuperpixelOptions, or anything for the methods that have none.
+        options: Its options: EdpSamOptions, SuperpixelOptions, FittedP2Seg, or anything for the methods without.
         weights: Name of the weights of ``edp_sam``.
-        device: Where ``edp_sam`` runs.
+        device: Where ``edp_sam`` and ``p2seg`` run.
         truth: True masks of the data set, if it has them, for ``truth``.
         bf16: Whether ``edp_sam`` computes its network in bfloat16.
         compiled: Whether its encoder is compiled.
+        checkpoint: Weights that ``p2seg`` was fitted to this data set with.
 
     Raises:
         PipelineError: If the method is unknown, or what it needs is not there.
@@ -56,4 +61,7 @@ def build_annotator(
         return DiscAnnotator()
     if method == "truth":
         return TruthAnnotator(truth)
+    if method == "p2seg":
+        assert isinstance(options, FittedP2Seg)
+        return P2SegAnnotator(options, checkpoint, device)
     raise PipelineError(f"annotate.method: expected one of {', '.join(ANNOTATORS)}, got '{method}'")

@@ -30,6 +30,7 @@ class AnnotatorPlan:
         bf16: Compute the network in bfloat16.
         compiled: Compile the encoder.
         truth: Folder of the data set's true masks, where it has them.
+        checkpoint: Weights that ``p2seg`` was fitted to this data set with.
     """
 
     method: str
@@ -39,6 +40,7 @@ class AnnotatorPlan:
     bf16: bool = False
     compiled: bool = False
     truth: Path | None = None
+    checkpoint: Path | None = None
 
     def build(self) -> Annotator:
         """Build the annotator.
@@ -54,6 +56,7 @@ class AnnotatorPlan:
             truth=None if self.truth is None else MaskStore.open(self.truth),
             bf16=self.bf16,
             compiled=self.compiled,
+            checkpoint=self.checkpoint,
         )
 
     def provenance(self) -> Provenance:
@@ -64,7 +67,11 @@ class AnnotatorPlan:
         """
         kind = ANNOTATORS.get(self.method)
         version = 0 if kind is None else kind.algorithm_version
-        weights = file_sha256(require_weights(find_weights(self.weights))) if self.method == "edp_sam" else None
+        weights = None
+        if self.method == "edp_sam":
+            weights = file_sha256(require_weights(find_weights(self.weights)))
+        elif self.checkpoint is not None:
+            weights = file_sha256(self.checkpoint)
         return Provenance(self.method, version, _plain(self.options), weights)
 
     def keys(self, provenance: Provenance, image_digest: str, marks: Marks) -> tuple[str, str]:

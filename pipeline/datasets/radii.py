@@ -63,7 +63,7 @@ class Radii:
     """Radii of a data set's circles, read from the table of ``nnec``."""
 
     def __init__(self, path: Path, radius_px: NDArray[np.float64], rows: dict[str, slice]) -> None:
-        self._path = path
+        self.path = path
         self._radius_px = radius_px
         self._rows = rows
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from pipeline.compute.progress import track
 from pipeline.errors import PipelineError
+from pipeline.evaluation.voc_precision import VocPrecision
 from pipeline.masks.instances import Instances
 from pipeline.masks.store import MaskStore
 
@@ -40,6 +41,7 @@ class AveragePrecision:
         ap_by_class: Class name → AP; empty where classes are not told apart.
         n_true: True instances, without crowd regions.
         n_detections: Detections.
+        voc_ap: IoU → AP by VOC's rule, see :mod:`pipeline.evaluation.voc_precision`.
     """
 
     ap: float
@@ -51,6 +53,7 @@ class AveragePrecision:
     ap_by_class: Mapping[str, float] = field(default_factory=dict)
     n_true: int = 0
     n_detections: int = 0
+    voc_ap: Mapping[float, float] = field(default_factory=dict)
 
     def metrics(self, *, class_agnostic: bool = False, given_points: bool = False) -> dict[str, float | int | None]:
         """Give every figure under its name in ``metrics.json``; None where it is undefined.
@@ -65,6 +68,8 @@ class AveragePrecision:
         for size in SIZES:
             figures[f"ap_{size}"] = self.ap_by_size[size]
             figures[f"ar_{size}"] = self.ar_by_size[size]
+        for iou, value in self.voc_ap.items():
+            figures[f"voc_ap_{round(100 * iou)}"] = value
         for name, value in self.ap_by_class.items():
             figures[f"ap_class_{'_'.join(name.split())}"] = value
         return {
@@ -190,6 +195,7 @@ class _Matching:
         self._found: list[list[list[Any]]] = [
             [[] for _ in self._params.areaRng] for _ in range(1 if class_agnostic else n_classes)
         ]
+        self._voc = VocPrecision(len(self._found))
         self._most = 1
         self._last_id = 0  # 0 stands for "unmatched" in the library
         self._n_true = self._n_detections = 0
@@ -246,13 +252,16 @@ class _Matching:
         for rows, into in ((true, true_set), (found, found_set)):
             for row in rows:
                 into.append_ref(0, place, row)
-        if not found or not true:
-            return []
-        coded = ([row["rle"] for row in rows] for rows in (found, true))
-        try:
-            ious: list[list[float]] = self._iou(*coded, [row["iscrowd"] for row in true]).tolist()
-        except (ValueError, RuntimeError) as error:
-            raise PipelineError(f"a mask is damaged ({error}); make both mask stores again") from error
+        scores, regions = [row["score"] for row in found], [row["iscrowd"] for row in true]
+        overlap = np.zeros((len(found), len(true)))
+        if found and true:
+            coded = ([row["rle"] for row in rows] for rows in (found, true))
+            try:
+                overlap = self._iou(*coded, regions)
+            except (ValueError, RuntimeError) as error:
+                raise PipelineError(f"a mask is damaged ({error}); make both mask stores again") from error
+        self._voc.add(place, scores, overlap, np.array(regions, bool))
+        ious: list[list[float]] = overlap.tolist() if found and true else []
         return ious
 
     def result(self, class_names: Sequence[str]) -> AveragePrecision:
@@ -278,6 +287,7 @@ class _Matching:
             ap_by_class={name: _mean(values) for name, values in by_class.items()},
             n_true=self._n_true,
             n_detections=self._n_detections,
+            voc_ap=self._voc.result(),
         )
 
 

@@ -101,6 +101,11 @@ _MEANINGS: dict[str, Meaning] = {
         "the weak images; a point without a mask is 0.",
         "higher",
     ),
+    "annotate_mean_iou": Meaning(
+        "Mean IoU of the annotator's masks",
+        "Of the masks that the network learnt from with the true ones, over all points of the training images.",
+        "higher",
+    ),
     "n_points": Meaning("Points", "True instances of the test images whose points were asked for.", ""),
 }
 _PATTERNS: tuple[tuple[str, Meaning], ...] = (
@@ -144,6 +149,11 @@ _PATTERNS: tuple[tuple[str, Meaning], ...] = (
     (
         r"ar_(?P<size>small|medium|large)",
         Meaning("AR, {size}", "AR of the true instances of that size, with the limits of AP.", "higher"),
+    ),
+    (
+        r"voc_ap_(?P<percent>\d+)",
+        Meaning("mAP{percent} (VOC)", "Mean AP by VOC's rule at this IoU, in percent: a detection counts for the "
+                "instance that it overlaps most, and the whole area under the curve is taken.", "higher"),
     ),
     (
         r"ap_class_(?P<kind>.+)",

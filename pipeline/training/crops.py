@@ -146,8 +146,8 @@ def random_crop(scene: Scene, options: CropOptions, *, generator: np.random.Gene
     """
     scale = generator.uniform(options.scale_min, options.scale_max)
     window_px = max(1, round(options.size_px / scale))
-    x0, width, out_w = _random_span(scene.pixels.shape[1], window_px, options.size_px, generator)
-    y0, height, out_h = _random_span(scene.pixels.shape[0], window_px, options.size_px, generator)
+    x0, width, out_w = random_span(scene.pixels.shape[1], window_px, options.size_px, generator)
+    y0, height, out_h = random_span(scene.pixels.shape[0], window_px, options.size_px, generator)
     flip = bool(generator.random() < options.flip_prob)
 
     window = np.ascontiguousarray(scene.pixels[y0 : y0 + height, x0 : x0 + width])
@@ -176,7 +176,7 @@ def random_crop(scene: Scene, options: CropOptions, *, generator: np.random.Gene
     )
 
 
-def _random_span(side_px: int, window_px: int, size_px: int, generator: np.random.Generator) -> tuple[int, int, int]:
+def random_span(side_px: int, window_px: int, size_px: int, generator: np.random.Generator) -> tuple[int, int, int]:
     """Give start and length in the scene, and length in the crop, along one axis."""
     length = min(side_px, window_px)
     start = int(generator.integers(0, side_px - length + 1))

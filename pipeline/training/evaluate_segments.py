@@ -46,12 +46,15 @@ class SegmentEvaluateOptions:
         prompt: ``none``, or ``points`` to also look masks up at the test images' points; those figures' names end in
             ``_given_points``, and compare with nobody's AP.
         teacher: Also evaluate the teacher.
+        student: Which network is evaluated: that of ``retrain``, or that of ``warmup`` where there is no other (a
+            segmenter that learns from an annotator's masks of all images).
         pictures: Number of test images, the first ones, to draw.
     """
 
     detect: DetectOptions = field(default_factory=_small_detections)
     prompt: Literal["none", "points"] = "none"
     teacher: bool = True
+    student: Literal["retrain", "warmup"] = "retrain"
     pictures: int = 4
 
 
@@ -65,6 +68,8 @@ class SegmentInputs:
         student: Its checkpoint.
         teacher: Its checkpoint; left out when there is no such file.
         pseudo: The masks of the weak images that the student learnt from, to be compared with the true ones.
+        annotated: An annotator's masks that it learnt from, to be compared likewise.
+        annotated_ids: Of which images.
     """
 
     prepared: Prepared
@@ -72,6 +77,8 @@ class SegmentInputs:
     student: Path
     teacher: Path | None = None
     pseudo: MaskStore | None = None
+    annotated: MaskStore | None = None
+    annotated_ids: Sequence[str] = ()
 
 
 def evaluate_segments(
@@ -107,6 +114,9 @@ def evaluate_segments(
             found = average_precision(theirs, truth, inputs.test_ids, class_names=names).metrics()
             figures |= {f"teacher_{name}": found[name] for name in ("ap", "ap_50", "ap_75")}
             _remove(folder / ".teacher")
+        if inputs.annotated is not None:
+            own = mean_iou_given_points(inputs.annotated, truth, inputs.annotated_ids, class_names=names)
+            figures["annotate_mean_iou"] = float(f"{own.mean_iou:.6g}")
         if options.prompt == "points":
             prompted = _prompt_all(student, inputs, folder / "prompted", inputs.student)
             figures |= mean_iou_given_points(prompted, truth, inputs.test_ids, class_names=names).metrics()

@@ -1,6 +1,7 @@
 """Stage ``evaluate`` of the segmenter: AP of teacher and student on the test images."""
 
 from pipeline.compute.device import resolve_device
+from pipeline.masks.store import MaskStore
 from pipeline.training.checkpoint import MODEL_FILE
 from pipeline.training.evaluate_segments import SegmentInputs, evaluate_segments
 from stages.command import (
@@ -37,12 +38,15 @@ def main(
     settings = load_segmenter_params(params)
     paths = RunPaths(dataset, labeled_pct=labeled_pct, seed=seed)
     run = RunInputs.open(paths, settings)
+    alone = settings.evaluate.student == "warmup"
     inputs = SegmentInputs(
         prepared=run.prepared,
         test_ids=run.splits.test,
-        student=paths.retrain / MODEL_FILE,
-        teacher=paths.warmup / MODEL_FILE,
-        pseudo=open_learnt_masks(paths, settings.retrain),
+        student=(paths.warmup if alone else paths.retrain) / MODEL_FILE,
+        teacher=None if alone else paths.warmup / MODEL_FILE,
+        pseudo=None if alone else open_learnt_masks(paths, settings.retrain),
+        annotated=MaskStore.open(paths.annotate) if alone else None,
+        annotated_ids=run.splits.labeled_train,
     )
     figures = evaluate_segments(inputs, options=settings.evaluate, out=paths.evaluate, device=resolve_device(device))
     console.print(metrics_table(figures, title=f"{dataset}, {labeled_pct} % strong, seed {seed}"))

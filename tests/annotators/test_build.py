@@ -43,7 +43,7 @@ def test_truth_without_true_masks_is_refused() -> None:
 
 
 def test_an_unknown_method_is_refused() -> None:
-    with pytest.raises(PipelineError, match="expected one of edp_sam, superpixel, disc, truth, got 'discs'"):
+    with pytest.raises(PipelineError, match="expected one of edp_sam, superpixel, disc, truth, p2seg, got 'discs'"):
         build_annotator("discs", None, weights="compact", device=CPU, truth=None)
 
 

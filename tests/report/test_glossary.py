@@ -28,6 +28,8 @@ from pipeline.report.glossary import meaning
         ("ap_50_agnostic", "AP50, classes not told apart", "higher"),
         ("ap_small", "AP, small", "higher"),
         ("ar_large_agnostic_given_points", "AR, large, classes not told apart, given points", "higher"),
+        ("voc_ap_70", "mAP70 (VOC)", "higher"),
+        ("annotate_mean_iou", "Mean IoU of the annotator's masks", "higher"),
         ("ap_class_traffic_light", "AP of traffic_light", "higher"),
         ("ap_class_tree_given_points", "AP of tree, given points", "higher"),
         ("mean_iou_given_points", "Mean IoU per point, given points", "higher"),
@@ -49,7 +51,7 @@ def test_the_text_says_what_is_compared() -> None:
 
 def test_every_figure_of_instances_has_a_meaning() -> None:
     sizes = {"small": 0.1, "medium": 0.2, "large": 0.3}
-    precision = AveragePrecision(0.5, 0.5, 0.5, sizes, 0.5, sizes, {"traffic light": 0.5})
+    precision = AveragePrecision(0.5, 0.5, 0.5, sizes, 0.5, sizes, {"traffic light": 0.5}, voc_ap={0.25: 0.5})
     names = [
         *precision.metrics(),
         *precision.metrics(class_agnostic=True),

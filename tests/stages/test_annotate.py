@@ -84,7 +84,7 @@ def test_a_smaller_circle_cuts_the_truth(home: Path) -> None:
         ("disc", ["--dataset", "nowhere"], "data/nowhere/prepared/images.parquet: no such file; run python -m"),
         ("disc", ["--device", "tpu"], "expected auto, cpu, cuda or cuda:N"),
         ("disc", ["--params", "none.yaml"], "none.yaml: no such file"),
-        ("discs", [], "annotate.method: expected one of edp_sam, superpixel, disc, truth"),
+        ("discs", [], "annotate.method: expected one of edp_sam, superpixel, disc, truth, p2seg"),
         ("edp_sam", [], "nowhere/sam_vit_b_01ec64.pth: the weights 'vit_b' are not there; run python"),
     ],
 )
@@ -131,3 +131,35 @@ def test_help_explains_itself() -> None:
     assert result.exit_code == 0
     for word in ("--dataset", "--device", "--params", "--executor", "--workers", "--cache", "data/DATASET/annotate"):
         assert word in result.output
+
+
+def test_p2seg_trains_on_the_points_first_and_once(home: Path) -> None:
+    steps = "train: {steps: 2, ramp_steps: 0}"
+    put_method(
+        "p2seg",
+        f", p2seg: {{seeds: {{{steps}}}, {steps}, network: {{width: 8, affinity_dim: 4}}, crops: {{size_px: 32}}}}",
+    )
+    result = run("--workers", "1")
+    assert result.exit_code == 0, result.output
+    assert "crowd: class maps, mean iou 0." in result.output
+    assert "crowd: masks by p2seg" in result.output
+    store, prepared = MaskStore.open(ROOT / "annotate"), Prepared.open(ROOT / "prepared")
+    assert store.provenance.algorithm == "p2seg"
+    assert store.provenance.weights_sha256
+    for image_id in store.image_ids:
+        rows, points = store.instances(image_id), prepared.points(image_id)
+        assert rows.point_id.tolist() == points.point_id.tolist()
+        assert set(rows.status.tolist()) <= {"ok", "fallback"}
+    before = tree_digest(ROOT)
+    trained = Path("logs/crowd/p2seg.jsonl").stat().st_mtime_ns
+    assert run("--workers", "1").exit_code == 0
+    assert tree_digest(ROOT) == before
+    assert Path("logs/crowd/p2seg.jsonl").stat().st_mtime_ns == trained
+
+
+def test_p2seg_names_a_map_that_is_missing(home: Path) -> None:
+    put_method("p2seg", ", p2seg: {seeds: {source: folder, folder: maps}}")
+    result = run()
+    assert result.exit_code == 1
+    assert "annotate.p2seg.seeds.folder: 2 of 2 class maps are not there (maps/train/0000.png" in result.output
+    assert not (ROOT / "annotate").exists()
