@@ -113,14 +113,15 @@ def city_map() -> NDArray[np.uint16]:
     return ids
 
 
-def write_cityscapes(root: Path) -> Path:
-    for split, city, count in (("train", "aachen", 2), ("val", "lindau", 1), ("test", "berlin", 1)):
+def write_cityscapes(root: Path, *, train: int = 2, ids: NDArray[np.uint16] | None = None) -> Path:
+    """Every mask is :func:`city_map`, or the given one."""
+    for split, city, count in (("train", "aachen", train), ("val", "lindau", 1), ("test", "berlin", 1)):
         for number in range(count):
             stem = f"{city}_{number:06d}_000019"
             write_image(root / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png", seed=number)
             mask = root / "gtFine" / split / city / f"{stem}_gtFine_instanceIds.png"
             mask.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(city_map()).save(mask)
+            Image.fromarray(city_map() if ids is None else ids).save(mask)
             write_json(mask.with_name(f"{stem}_gtFine_polygons.json"), {})
     return root
 

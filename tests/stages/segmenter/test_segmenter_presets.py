@@ -52,10 +52,10 @@ def preset(name: str) -> Path:
     return ROOT / "params" / f"{name}.yaml"
 
 
-def shown_commands(name: str) -> dict[int, list[str]]:
+def shown_commands(name: str, recipe: str = "pointwssis") -> dict[int, list[str]]:
     """Share → overrides of the page's ``dvc exp run`` lines below the line that copies the preset."""
     text = PAGE.read_text(encoding="utf-8").replace("\\\n", " ")
-    copies = f"cp params/{name}.yaml recipes/pointwssis/params.yaml\ncd recipes/pointwssis\n"
+    copies = f"cp params/{name}.yaml recipes/{recipe}/params.yaml\ncd recipes/{recipe}\n"
     [block] = [one for one in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) if one.startswith(copies)]
     found = {}
     for line in block.splitlines():
@@ -72,7 +72,8 @@ def nearest_share_of_coco(n_strong: int) -> int:
 def test_there_are_presets_of_these_data_sets_alone() -> None:
     files = {path.stem: yaml.load(path.read_text(encoding="utf-8")) for path in (ROOT / "params").iterdir()}
     systems = {name: file["system"] for name, file in files.items() if file["annotate"]["method"] != "p2seg"}
-    assert sorted(name for name, system in systems.items() if system == "segmenter") == PRESETS
+    found = sorted(name for name, system in systems.items() if system == "segmenter" and not name.endswith("_pldc"))
+    assert found == PRESETS
 
 
 @pytest.mark.parametrize("name", PRESETS)
