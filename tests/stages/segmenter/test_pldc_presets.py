@@ -56,7 +56,8 @@ def test_a_preset_gives_every_key_of_the_recipe_and_none_unknown(dataset: str) -
     assert (params.datasets, params.labeled_pct, params.annotate.method) == ((dataset,), (10,), "truth")
     text = pldc(dataset).read_text(encoding="utf-8")
     assert "Nobody has run this file here to its end" in text
-    elsewhere = ("annotate.weights", "annotate.edp_sam.", "annotate.superpixel.", "refiner.")  # no such stage here
+    methods = ("annotate.edp_sam.", "annotate.superpixel.", "annotate.p2seg.")
+    elsewhere = ("annotate.weights", *methods, "refiner.")  # no such stage here
     differing = leaves(SegmenterParams()).keys() ^ leaves(yaml.load(text)).keys()
     assert sorted(key for key in differing if not key.startswith(elsewhere)) == []
     assert not any("refine" in stage for stage in STAGES)
