@@ -104,6 +104,16 @@ class RunPaths(DatasetPaths):
         return self.run / self._round_place / "pseudo_label"
 
     @property
+    def held_out(self) -> Path:
+        """Mask store of ``pseudo_label``, too: the same teacher's masks of the held-out labelled images."""
+        return self.run / self._round_place / "held_out"
+
+    @property
+    def judged(self) -> Path:
+        """Pseudo-labels after ``judge``: ``masks/``, ``thresholds.json``, ``corrections.parquet``."""
+        return self.run / self._round_place / "judged"
+
+    @property
     def rough(self) -> Path:
         """Mask stores ``early_1`` and so on: what the teacher's early weights make of the strong images."""
         return self.run / "rough"
