@@ -31,6 +31,9 @@ RoundOption = Annotated[
 TeacherOption = Annotated[
     str | None, typer.Option("--teacher", help="Its folder below the run's; by default warmup, or the round before.")
 ]
+RefilterOption = Annotated[
+    bool, typer.Option("--refilter", help="Judge the stored pseudo-labels again, as the stage judge; no network runs.")
+]
 CacheOption = Annotated[Path | None, typer.Option("--cache", help="Folder; else $DOTMASK_CACHE, else .cache/results.")]
 ParamsOption = Annotated[Path, typer.Option("--params", help="Parameter file; see params.yaml for every key.")]
 

@@ -1,5 +1,8 @@
 """Stage ``pseudo_label``: the teacher's masks of the unlabelled training images."""
 
+import importlib
+from dataclasses import replace
+
 from pipeline.compute.device import resolve_device
 from pipeline.training.checkpoint import MODEL_FILE
 from pipeline.training.pseudo_labels import write_pseudo_labels
@@ -10,6 +13,7 @@ from stages.command import (
     DeviceOption,
     LabeledPctOption,
     ParamsOption,
+    RefilterOption,
     RoundOption,
     SeedOption,
     TeacherOption,
@@ -33,28 +37,40 @@ def main(
     round: RoundOption = None,  # noqa: A002 - the option's name
     teacher: TeacherOption = None,
     device: DeviceOption = "auto",
+    refilter: RefilterOption = False,
     params: ParamsOption = DEFAULT_PARAMS,
 ) -> None:
     """Read the teacher of warmup, write a mask store below data/DATASET/labeled_PCT/seed_SEED/pseudo_label.
 
-    In a further round the teacher is the student before, and the folder …/seed_SEED/ROUND/pseudo_label.
+    The masks of the held-out labelled images go to …/held_out, for the stage judge. In a further round the teacher is
+    the student before, and the folders are …/seed_SEED/ROUND/pseudo_label and …/seed_SEED/ROUND/held_out.
     """
     settings = load_params(params)
     paths = RunPaths(dataset, labeled_pct=labeled_pct, seed=seed, round=round, teacher=teacher)
+    if refilter:
+        # By name, so that DVC does not take a change of how masks are judged for one of how they are made.
+        importlib.import_module("stages.judge").judge_run(paths, settings)
+        return
     inputs = RunInputs.open(paths, settings)
-    n_candidates = write_pseudo_labels(
-        inputs.prepared,
-        inputs.splits.unlabeled,
-        paths.teacher_folder / MODEL_FILE,
-        model=settings.model,
-        options=settings.pseudo_label,
-        out=paths.pseudo_label,
-        log=paths.logs / "pseudo_label.jsonl",
-        device=resolve_device(device),
-        round_number=paths.round_number,
+    unlabeled = inputs.splits.unlabeled, settings.pseudo_label, paths.pseudo_label
+    held_out = inputs.splits.labeled_val, replace(settings.pseudo_label, keep_prob=False), paths.held_out
+    n_held_out, n_candidates = (
+        write_pseudo_labels(
+            inputs.prepared,
+            image_ids,
+            paths.teacher_folder / MODEL_FILE,
+            model=settings.model,
+            options=options,
+            out=out,
+            log=paths.logs / f"{out.name}.jsonl",
+            device=resolve_device(device),
+            round_number=paths.round_number,
+        )
+        for image_ids, options, out in (held_out, unlabeled)
     )
     console.print(
-        f"{n_candidates:,} candidates on {len(inputs.splits.unlabeled):,} unlabelled images in {paths.pseudo_label}"
+        f"{n_candidates:,} candidates on {len(inputs.splits.unlabeled):,} unlabelled images in {paths.pseudo_label}, "
+        f"{n_held_out:,} on {len(inputs.splits.labeled_val):,} held-out labelled images"
     )
 
 

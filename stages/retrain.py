@@ -41,7 +41,7 @@ def main(
     precision: PrecisionOption = None,
     params: ParamsOption = DEFAULT_PARAMS,
 ) -> None:
-    """Read the masks of annotate and pseudo_label and the teacher, write the student below …/retrain.
+    """Read the masks of annotate and judge and the teacher, write the student below …/retrain.
 
     It does not start when the teacher or its pseudo-labels miss the bounds of retrain.gate.
 
@@ -54,7 +54,7 @@ def main(
         inputs.prepared,
         inputs.splits,
         MaskStore.open(paths.annotate),
-        MaskStore.open(paths.pseudo_label),
+        MaskStore.open(paths.judged / "masks"),
         paths.teacher_folder / MODEL_FILE,
         model=settings.model,
         options=with_precision(settings.retrain, precision),

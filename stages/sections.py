@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.models.crowd_net import CrowdNetOptions
+from pipeline.pseudo_labels.crowd_judging import CrowdJudgeOptions
 from pipeline.training.evaluate_crowd import EvaluateOptions
 from pipeline.training.options import PseudoLabelOptions, RetrainOptions, WarmupOptions
 from stages.data_sections import DataParams
@@ -33,6 +34,7 @@ class Params(DataParams):
         model: The crowd network.
         warmup: The teacher.
         pseudo_label: The teacher's masks.
+        judge: Which of them are learnt.
         retrain: The student.
         evaluate: Test figures and report.
     """
@@ -42,12 +44,33 @@ class Params(DataParams):
     model: CrowdNetOptions = field(default_factory=CrowdNetOptions)
     warmup: WarmupOptions = field(default_factory=WarmupOptions)
     pseudo_label: PseudoLabelOptions = field(default_factory=PseudoLabelOptions)
+    judge: CrowdJudgeOptions = field(default_factory=CrowdJudgeOptions)
     retrain: RetrainOptions = field(default_factory=RetrainOptions)
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
 
     def disagreements(self) -> list[str]:
         """Say what is wrong between sections, one line each."""
-        return super().disagreements() + self._round_faults()
+        return super().disagreements() + self._round_faults() + self._judge_faults()
+
+    def _judge_faults(self) -> list[str]:
+        faults = []
+        how, unlabeled = self.judge.quality.thresholds, self.retrain.unlabeled
+        if how != "off" and self.retrain.teacher == "ema":
+            faults.append(
+                f"judge.quality.thresholds: {how} judges stored pseudo-labels, and retrain.teacher: ema takes fresh "
+                "ones; set retrain.teacher: stored, or judge.quality.thresholds: off"
+            )
+        if how != "off" and unlabeled.match_count:
+            faults.append(
+                f"judge.quality.thresholds: {how} and retrain.unlabeled.match_count both say which pseudo-labels are "
+                "heads; set match_count: false, or judge.quality.thresholds: off"
+            )
+        if unlabeled.pixel_weights != "off" and not self.pseudo_label.keep_prob:
+            faults.append(
+                f"retrain.unlabeled.pixel_weights: {unlabeled.pixel_weights} reads soft masks; set "
+                "pseudo_label.keep_prob: true"
+            )
+        return faults
 
     def _round_faults(self) -> list[str]:
         faults = []

@@ -19,8 +19,8 @@ from stages.data_sections import AnnotateParams
 from stages.params import load_params
 from tests.code_reading import ROOT, imported_files, read_params
 
-STAGES = ("prepare", "nnec", "annotate", "warmup", "pseudo_label", "retrain", "evaluate")
-FILES = {stage: stage for stage in STAGES} | {f"{stage}_round": stage for stage in STAGES[-3:]}
+STAGES = ("prepare", "nnec", "annotate", "warmup", "pseudo_label", "judge", "retrain", "evaluate")
+FILES = {stage: stage for stage in STAGES} | {f"{stage}_round": stage for stage in STAGES[-4:]}
 """Stage of dvc.yaml → its file; further rounds run the commands of the first one."""
 yaml = YAML(typ="safe", pure=True)
 PIPELINE = yaml.load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -31,7 +31,7 @@ def code_deps(stage: str) -> list[str]:
     return [dep for dep in PIPELINE[stage]["deps"] if dep.startswith(("pipeline/", "stages/"))]
 
 
-def test_the_stages_are_the_seven_of_the_design_and_further_rounds() -> None:
+def test_the_stages_are_the_seven_of_the_design_with_judge_and_further_rounds() -> None:
     assert tuple(PIPELINE) == tuple(FILES)
     assert [stage for stage in PIPELINE if not stage.endswith("_round")] == list(STAGES)
 
@@ -196,6 +196,8 @@ FROM_WARMUP = ONWARD["warmup"]
     [
         ("evaluate.energy.tau", 0.9, ("evaluate",), "both"),
         ("pseudo_label.energy.tau", 0.9, ONWARD["pseudo_label"], "both"),
+        ("judge.quality.class_thr", 0.6, ONWARD["judge"], "both"),
+        ("judge.density_edges_px", [10.0], ONWARD["judge"], "both"),
         ("retrain.w_fg", 0.001, ONWARD["retrain"], "both"),
         ("warmup.count.steps", 7, FROM_WARMUP, "both"),
         ("model.width", 8, FROM_WARMUP, "both"),
@@ -240,6 +242,17 @@ def test_a_change_of_code_reruns_the_stages_that_import_it(sandbox: Sandbox) -> 
     assert not any(name.startswith(("prepare", "nnec", "annotate")) for name in changed)
 
 
+@pytest.mark.parametrize("file", ["pipeline/models/crowd_net.py", "pipeline/pseudo_labels/energy.py"])
+def test_judging_does_not_import_the_network(file: str) -> None:
+    assert file not in imported_files("stages/judge.py")
+
+
+def test_a_change_of_judging_makes_no_masks_anew() -> None:
+    judging = {file for file in imported_files("stages/judge.py") if file.startswith("pipeline/pseudo_labels/")}
+    assert len(judging) > 3
+    assert not judging & imported_files("stages/pseudo_label.py")
+
+
 def test_another_seed_adds_stages_and_leaves_the_others(sandbox: Sandbox) -> None:
     sandbox.write({**sandbox.params, "seeds": [0, 1]})
     try:
@@ -262,7 +275,7 @@ def test_a_further_round_adds_its_own_stages_each_after_the_round_before(sandbox
             above = {one.addressing: {each.addressing for each in descendants(graph, one)} for one in graph}
     finally:
         sandbox.write(sandbox.params)
-    names = [f"{stage}_round@one-10-0-round{k}" for k in (0, 1) for stage in ("pseudo_label", "retrain", "evaluate")]
+    names = [f"{stage}_round@one-10-0-round{k}" for k in (0, 1) for stage in STAGES[-4:]]
     assert started == set(names)
     assert {"retrain@one-10-0", "pseudo_label_round@one-10-0-round0"} <= above["retrain_round@one-10-0-round0"]
     assert "retrain_round@one-10-0-round0" in above["pseudo_label_round@one-10-0-round1"]

@@ -80,7 +80,7 @@ def call(folder: Path, *words: str) -> str:
 
 @pytest.fixture(scope="module")
 def reproduced(project: Path) -> Path:
-    assert call(project, "repro").count("Running stage") == 7
+    assert call(project, "repro").count("Running stage") == 8
     return project
 
 

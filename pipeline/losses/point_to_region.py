@@ -33,7 +33,12 @@ class Regions(NamedTuple):
 
 
 def point_to_region_loss(
-    logits: Tensor, points_xy: Sequence[Tensor], *, stride: int = 4, cut_out: Tensor | None = None
+    logits: Tensor,
+    points_xy: Sequence[Tensor],
+    *,
+    stride: int = 4,
+    cut_out: Tensor | None = None,
+    cell_weights: Tensor | None = None,
 ) -> Tensor:
     """Average BCE·(1 + T) over all cells of a batch, T = 1 in the positive cells; images without heads weigh half.
 
@@ -42,6 +47,7 @@ def point_to_region_loss(
         points_xy: Per image (N, 2), heads in image pixels.
         stride: Image pixels per cell; cell (i, j) stands for the image point (s·j + (s−1)/2, s·i + (s−1)/2).
         cut_out: (B, h, w) bool; these cells weigh 0, but stay in the denominator and may be chosen as positive.
+        cell_weights: (B, h, w) further weights, 0 to 1; they are not renormalised.
 
     Returns:
         Scalar.
@@ -63,6 +69,8 @@ def point_to_region_loss(
     weights = weights * (1.0 + targets)
     if cut_out is not None:
         weights = weights * ~cut_out
+    if cell_weights is not None:
+        weights = weights * cell_weights.to(weights)
     return F.binary_cross_entropy_with_logits(logits, targets, weights, reduction="sum") / max(logits.numel(), 1)
 
 

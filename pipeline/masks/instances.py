@@ -49,7 +49,7 @@ class Instances:
         round: (N,) int32, which round of pseudo-labelling; 0 is the first.
         nms_decay: (N,) float32, factor by which matrix NMS lowered the score, 0 to 1; NaN where it does not say.
         class_probs: (N, C) float32, the network's probability of each class, 0 to 1; NaN where it does not say.
-        prob_q8: N soft masks as :func:`~pipeline.masks.soft.encode_soft` gives them, None for a row without.
+        prob_q8: N soft masks as :func:`~pipeline.masks.soft_format.encode_soft` gives them, None for a row without.
 
     Raises:
         ValueError: If lengths or shapes differ, a box leaves the image, a point_id repeats or a status is unknown.

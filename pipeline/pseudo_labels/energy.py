@@ -1,7 +1,7 @@
 """Pseudo masks from energy (arXiv 2603.16241, section 3): a candidate's circle, cut down to what resembles it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from pipeline.geometry.nnec import nnec_radii
 from pipeline.masks.instances import Instances
 from pipeline.models.crowd_net import STRIDE, Suppress, count_points
 from pipeline.models.embedding import pixel_rows, sample_bilinear, smooth_embedding
+from pipeline.pseudo_labels.soft_energy import EnergyBand, SoftEnergy
 
 ALGORITHM = "energy"
 ALGORITHM_VERSION = 1
@@ -149,6 +150,7 @@ def energy_label_map(
     tau: float = TRAINING_ENERGY.tau,
     lambda_geo: float = TRAINING_ENERGY.lambda_geo,
     blur_sigma: float = TRAINING_ENERGY.blur_sigma,
+    soft: SoftEnergy | None = None,
 ) -> Tensor:
     """Draw the energy mask of every point; a contested pixel goes to the least energy.
 
@@ -166,6 +168,7 @@ def energy_label_map(
         tau: Energy limit.
         lambda_geo: Weight of the geometric part.
         blur_sigma: Blur of the upsampled embedding, image pixels.
+        soft: Is told the energies, if given.
 
     Returns:
         (H, W) int32 on the embedding's device: k + 1 where point k owns the pixel, 0 elsewhere.
@@ -208,7 +211,7 @@ def energy_label_map(
         here = torch.nonzero((y + reach >= top) & (y - reach < end)).flatten()
         if len(here):
             band = _Circles(*(column[here] for column in circles))
-            label_map[top:end] = _draw_band(field_rows(top, end), features[here], band, top, lambda_geo)
+            label_map[top:end] = _draw_band(field_rows(top, end), features[here], band, top, lambda_geo, soft)
     return label_map
 
 
@@ -231,7 +234,9 @@ def _in_canonical_order(centers_xy: Tensor, radius_px: Tensor, limit: Tensor) ->
     return _Circles(rank, centers_xy[rank], radius_px[rank], limit[rank])
 
 
-def _draw_band(field: Tensor, features: Tensor, circles: _Circles, top: int, lambda_geo: float) -> Tensor:
+def _draw_band(
+    field: Tensor, features: Tensor, circles: _Circles, top: int, lambda_geo: float, soft: SoftEnergy | None
+) -> Tensor:
     """Draw the rows of a label map that a (1, C, rows, W) field covers."""
     rows, width = field.shape[-2:]
     pairs = circle_pixels(circles.centers_xy, circles.radius_px, size_hw=(top + rows, width), rows=(top, top + rows))
@@ -241,11 +246,13 @@ def _draw_band(field: Tensor, features: Tensor, circles: _Circles, top: int, lam
     energy += lambda_geo * (pairs.squared_distance / circles.radius_px.square().index_select(0, pairs.circle))
 
     inside = torch.nonzero(energy < circles.limit.index_select(0, pairs.circle)).flatten()
-    pixel, circle, energy = (values.index_select(0, inside) for values in (pixel, pairs.circle, energy))
-    least = energy.new_full((rows * width,), math.inf).scatter_reduce(0, pixel, energy, "amin")
-    wins = torch.nonzero(energy == least.index_select(0, pixel)).flatten()
-    winner, won = circle.index_select(0, wins), pixel.index_select(0, wins)
+    in_mask, circle, low = (values.index_select(0, inside) for values in (pixel, pairs.circle, energy))
+    least = low.new_full((rows * width,), math.inf).scatter_reduce(0, in_mask, low, "amin")
+    wins = torch.nonzero(low == least.index_select(0, in_mask)).flatten()
+    winner, won = circle.index_select(0, wins), in_mask.index_select(0, wins)
     owner = circle.new_full((rows * width,), len(circles.rank)).scatter_reduce(0, won, winner, "amin")
+    if soft is not None:
+        soft.add(EnergyBand(top, circles.rank, circles.limit.isinf(), pixel, pairs.circle, energy, owner, least))
     labels = torch.cat([circles.rank + 1, circles.rank.new_zeros(1)])
     return labels.index_select(0, owner).view(rows, width).int()
 
@@ -275,7 +282,19 @@ def energy_masks(
         (H, W) int32 label map, value k + 1 for candidate k, and the candidates.
     """
     found = candidates(logits, options=options, size_hw=size_hw, stride=stride)
-    label_map = energy_label_map(
+    return _draw(embedding, found, options, size_hw=size_hw, stride=stride), found
+
+
+def _draw(
+    embedding: Tensor,
+    found: Candidates,
+    options: EnergyOptions,
+    *,
+    size_hw: tuple[int, int] | None,
+    stride: int,
+    soft: SoftEnergy | None = None,
+) -> Tensor:
+    return energy_label_map(
         embedding,
         found.points_xy,
         stride=stride,
@@ -285,8 +304,8 @@ def energy_masks(
         tau=options.tau,
         lambda_geo=options.lambda_geo,
         blur_sigma=options.blur_sigma,
+        soft=soft,
     )
-    return label_map, found
 
 
 def energy_instances(
@@ -297,23 +316,30 @@ def energy_instances(
     size_hw: tuple[int, int],
     stride: int = STRIDE,
     round: int = 0,  # noqa: A002 - the column's name
+    keep_prob: bool = False,
 ) -> Instances:
     """Turn the teacher's view of one image into rows of a mask store, one for each candidate.
 
-    A row's score is its probability; its status is ``empty`` when it owns no pixel, ``ambiguous`` when it is not
-    confident, else ``ok``. For the arguments see :func:`energy_masks`; ``round`` counts the rounds of self-training.
+    A row's score is its probability, which is its class score, too; its status is ``empty`` when it owns no pixel,
+    ``ambiguous`` when it is not confident, else ``ok``. For its mask quality and soft mask see
+    :mod:`~pipeline.pseudo_labels.soft_energy`. For the arguments see :func:`energy_masks`; ``round`` counts the rounds
+    of self-training, and ``keep_prob`` adds soft masks.
     """
-    label_map, found = energy_masks(logits, embedding, options=options, size_hw=size_hw, stride=stride)
-    labels = label_map.cpu().numpy()
-    drawn = np.bincount(labels.ravel(), minlength=len(found) + 1)[1:] > 0
-    status = np.where(drawn, np.where(found.confident, "ok", "ambiguous"), "empty")
-    return Instances.from_label_map(
+    found = candidates(logits, options=options, size_hw=size_hw, stride=stride)
+    soft = SoftEnergy(len(found), size_hw, tau=options.tau, keep_prob=keep_prob)
+    labels = _draw(embedding, found, options, size_hw=size_hw, stride=stride, soft=soft).cpu().numpy()
+    area_px = np.bincount(labels.ravel(), minlength=len(found) + 1)[1:]
+    status = np.where(area_px > 0, np.where(found.confident, "ok", "ambiguous"), "empty")
+    rows = Instances.from_label_map(
         labels,
         point_id=np.arange(len(found), dtype=np.int64),
         points_xy=found.points_xy,
         radius_px=found.radius_px,
         score=found.prob,
+        class_score=found.prob,
+        mask_quality=soft.mask_quality(area_px),
         source=[ALGORITHM] * len(found),
         status=[str(value) for value in status],
         round=round,
     )
+    return replace(rows, prob_q8=soft.soft_masks(rows.boxes_xywh)) if keep_prob else rows

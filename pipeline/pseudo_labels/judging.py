@@ -176,6 +176,7 @@ def judge_store(
     opinions: SecondOpinions | None = None,
     stratum_of: StratumOf = by_class,
     names: Sequence[str] = (),
+    rows_of: Callable[[str], Instances] | None = None,
 ) -> npt.NDArray[np.int64]:
     """Judge a store; write ``masks/``, ``thresholds.json`` and ``corrections.parquet`` into a folder that is there.
 
@@ -188,6 +189,7 @@ def judge_store(
         opinions: Second opinions, with ``correct``.
         stratum_of: Sorts rows.
         names: Of the strata, for ``thresholds.json``.
+        rows_of: Gives the rows of an image where they are not taken as they stand in the store.
 
     Returns:
         (K, 3) rows that were dropped, are ambiguous, are kept.
@@ -201,7 +203,7 @@ def judge_store(
     changes: dict[str, list[Any]] = {"image_id": [], "point_id": [], "old_class_id": [], "old_class_score": []}
     with MaskStore.create(folder / MASKS_FOLDER, provenance) as writer:
         for image_id in sorted(store.image_ids):
-            rows = store.instances(image_id)
+            rows = (rows_of or store.instances)(image_id)
             second = opinions.of(image_id, rows) if opinions is not None and options.correct else None
             found = judge_image(
                 rows, options=options, limits=limits, second_probs=second, stratum_of=stratum_of,

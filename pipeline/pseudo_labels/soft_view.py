@@ -8,8 +8,7 @@ import numpy.typing as npt
 
 from pipeline.errors import PipelineError
 from pipeline.masks.instances import Instances
-from pipeline.masks.soft import SoftMask, decode_soft
-from pipeline.models.solov2 import MASK_STRIDE
+from pipeline.masks.soft_format import SOFT_STRIDE, SoftMask, decode_soft
 
 Floats32 = npt.NDArray[np.float32]
 Floats64 = npt.NDArray[np.float64]
@@ -126,7 +125,7 @@ def read_soft(
     rows: Instances,
     view: View,
     *,
-    stride: int = MASK_STRIDE,
+    stride: int = SOFT_STRIDE,
     value: Callable[[Floats32], Floats32] = lambda prob: prob,
 ) -> list[CellWindow]:
     """Read the soft masks of an image at the centres of a view's cells, bilinearly.
@@ -168,7 +167,7 @@ def _read_one(mask: SoftMask, ticks: list[tuple[slice, Floats64]], value: Callab
     return CellWindow(values.astype(np.float32), x0=firsts[1], y0=firsts[0])
 
 
-def read_coverage(rows: Instances, view: View, *, stride: int = MASK_STRIDE) -> list[CellWindow]:
+def read_coverage(rows: Instances, view: View, *, stride: int = SOFT_STRIDE) -> list[CellWindow]:
     """Give the share of each cell of a view that a mask covers, 0 to 1, exactly; for arguments see :func:`read_soft`.
 
     A thing smaller than a cell is seen, too, unlike at the centres of cells.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.masks.instances import Instances
-from pipeline.models.solov2 import MASK_STRIDE
+from pipeline.masks.soft_format import SOFT_STRIDE
 from pipeline.pseudo_labels.soft_view import CellWindow, View, read_coverage, read_soft, require_soft
 
 PixelWeights = Literal["off", "uncertainty"]
@@ -33,7 +33,7 @@ def certainty(prob: Floats32) -> Floats32:
     return np.abs(2 * prob - 1)
 
 
-def weight_windows(rows: Instances, view: View, *, stride: int = MASK_STRIDE) -> list[CellWindow]:
+def weight_windows(rows: Instances, view: View, *, stride: int = SOFT_STRIDE) -> list[CellWindow]:
     """Weigh the cells of a view around each instance; all other cells weigh 1.
 
     Args:
@@ -57,7 +57,7 @@ def weight_windows(rows: Instances, view: View, *, stride: int = MASK_STRIDE) ->
 
 
 def pixel_weights(
-    rows: Instances, view: View, *, mode: PixelWeights = "uncertainty", stride: int = MASK_STRIDE
+    rows: Instances, view: View, *, mode: PixelWeights = "uncertainty", stride: int = SOFT_STRIDE
 ) -> Tensor:
     """Weigh every cell of a view, for each instance apart.
 
@@ -77,7 +77,7 @@ def pixel_weights(
 
 
 def joined_pixel_weights(
-    rows: Instances, view: View, *, mode: PixelWeights = "uncertainty", stride: int = MASK_STRIDE
+    rows: Instances, view: View, *, mode: PixelWeights = "uncertainty", stride: int = SOFT_STRIDE
 ) -> Tensor:
     """Weigh every cell of a view for the loss of the foreground, all instances together.
 

@@ -1,10 +1,10 @@
 """Random crops, as a function of the seed and the step alone, so that a resumed run sees what an unbroken one does."""
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.models.crowd_net import IMAGE_MEAN, image_to_tensor
+from pipeline.masks.soft_format import Ticks, read_at
+from pipeline.models.crowd_net import IMAGE_MEAN, STRIDE, image_to_tensor
 from pipeline.training.options import CropOptions
 from pipeline.training.scenes import Scene, SceneSource
 
@@ -32,6 +33,8 @@ class Crop:
         point_prob: (N,) float64.
         labels: (N,) int64 value of each head's pixels in the label map.
         label_map: (S, S) int32, with the values of the scene.
+        ignored: (S, S) bool, as the scene's.
+        cell_weights: (S/4, S/4) float32, as the scene's; 1 beyond the image.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -39,6 +42,8 @@ class Crop:
     point_prob: npt.NDArray[np.float64]
     labels: npt.NDArray[np.int64]
     label_map: npt.NDArray[np.int32]
+    ignored: npt.NDArray[np.bool_] | None = None
+    cell_weights: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,8 @@ class CropBatch:
         point_prob: (N_i,) float32.
         labels: (N_i,) int64 values in the label maps.
         label_maps: (B, S, S) int64.
+        ignored: (B, S, S) bool, pixels that no loss looks at, if any.
+        cell_weights: (B, S/4, S/4) float32 weights of the cells, if any.
     """
 
     images: Tensor
@@ -58,6 +65,8 @@ class CropBatch:
     point_prob: tuple[Tensor, ...]
     labels: tuple[Tensor, ...]
     label_maps: Tensor
+    ignored: Tensor | None = None
+    cell_weights: Tensor | None = None
 
     @classmethod
     def stack(cls, crops: list[Crop]) -> "CropBatch":
@@ -68,6 +77,8 @@ class CropBatch:
             point_prob=tuple(torch.from_numpy(crop.point_prob).float() for crop in crops),
             labels=tuple(torch.from_numpy(crop.labels) for crop in crops),
             label_maps=torch.from_numpy(np.stack([crop.label_map for crop in crops])).long(),
+            ignored=_stack_if_any([crop.ignored for crop in crops]),
+            cell_weights=_stack_if_any([crop.cell_weights for crop in crops]),
         )
 
     def to(self, device: torch.device) -> "CropBatch":
@@ -78,7 +89,15 @@ class CropBatch:
             point_prob=tuple(each.to(device) for each in self.point_prob),
             labels=tuple(each.to(device) for each in self.labels),
             label_maps=self.label_maps.to(device),
+            ignored=None if self.ignored is None else self.ignored.to(device),
+            cell_weights=None if self.cell_weights is None else self.cell_weights.to(device),
         )
+
+
+def _stack_if_any(parts: Sequence[npt.NDArray[Any] | None]) -> Tensor | None:
+    """Join what all crops of a source have, or none."""
+    there = [part for part in parts if part is not None]
+    return torch.from_numpy(np.stack(there)) if there else None
 
 
 def step_generator(seed: int, stream: int, *key: int) -> np.random.Generator:
@@ -161,18 +180,30 @@ def random_crop(scene: Scene, options: CropOptions, *, generator: np.random.Gene
     columns = x0 + nearest_index(width, out_w)
     label_map[:out_h, :out_w] = scene.label_map[np.ix_(rows, columns)]
 
+    ignored = weights = None
+    if scene.ignored is not None:
+        ignored = np.zeros(label_map.shape, dtype=np.bool_)
+        ignored[:out_h, :out_w] = scene.ignored[np.ix_(rows, columns)]
+    if scene.cell_weights is not None:
+        places = _cells_read(y0, height, out_h, options.size_px), _cells_read(x0, width, out_w, options.size_px)
+        weights = _read_cells(scene.cell_weights, *places)
+
     points_xy = (scene.points_xy - (x0, y0) + 0.5) * (out_w / width, out_h / height) - 0.5
     inside = ((points_xy >= -0.5) & (points_xy < (out_w - 0.5, out_h - 0.5))).all(axis=1)
     points_xy = points_xy[inside]
     if flip:
         pixels, label_map = pixels[:, ::-1], label_map[:, ::-1]
         points_xy = points_xy * (-1, 1) + (options.size_px - 1, 0)
+        ignored = None if ignored is None else np.ascontiguousarray(ignored[:, ::-1])
+        weights = None if weights is None else np.ascontiguousarray(weights[:, ::-1])
     return Crop(
         pixels=np.ascontiguousarray(pixels),
         points_xy=points_xy,
         point_prob=scene.point_prob[inside],
         labels=np.flatnonzero(inside).astype(np.int64) + 1,
         label_map=np.ascontiguousarray(label_map),
+        ignored=ignored,
+        cell_weights=weights,
     )
 
 
@@ -181,6 +212,24 @@ def random_span(side_px: int, window_px: int, size_px: int, generator: np.random
     length = min(side_px, window_px)
     start = int(generator.integers(0, side_px - length + 1))
     return start, length, size_px if length == window_px else min(size_px, max(1, round(length * size_px / window_px)))
+
+
+def _cells_read(start: int, length: int, out_length: int, size_px: int) -> npt.NDArray[np.float64]:
+    """Give along one axis where each cell of the crop has its centre, in cells of the scene; NaN beyond the image."""
+    center = STRIDE * np.arange(size_px // STRIDE) + STRIDE / 2  # from the edge of the crop's first pixel
+    place = (start + center * (length / out_length)) / STRIDE - 0.5
+    return np.where(center < out_length, place, np.nan)
+
+
+def _read_cells(
+    cells: npt.NDArray[np.float32], y: npt.NDArray[np.float64], x: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float32]:
+    """Read a map of cells bilinearly at the crossings of rows and columns; 1 where there is no place."""
+    read = np.ones((len(y), len(x)), dtype=np.float32)
+    there = ~np.isnan(y), ~np.isnan(x)
+    rows, columns = (Ticks.at(one[here], count) for one, here, count in zip((y, x), there, cells.shape, strict=True))
+    read[np.ix_(*there)] = read_at(cells, rows, columns)
+    return read
 
 
 def nearest_index(length: int, out_length: int) -> npt.NDArray[np.int64]:

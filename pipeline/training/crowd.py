@@ -17,11 +17,11 @@ from pipeline.training.crowd_losses import CrowdLoss, PhaseLoss, constraint_loss
 from pipeline.training.crowd_run import CrowdRun
 from pipeline.training.gate import check_gate
 from pipeline.training.inference import load_crowd_net
-from pipeline.training.options import PhaseOptions, RetrainOptions, StudentPhase, WarmupOptions
+from pipeline.training.options import PhaseOptions, RetrainOptions, StudentPhase, UnlabeledOptions, WarmupOptions
 from pipeline.training.phases import Phase
+from pipeline.training.pseudo_scenes import require_soft_masks
 from pipeline.training.ranks import is_first_rank
 from pipeline.training.run_place import RunPlace, digest_tables
-from pipeline.training.view_options import StrongViewOptions
 
 COUNTING_PATH = ("encoder", "fuse", "count_head")
 
@@ -58,7 +58,7 @@ def train_teacher(
         torch.manual_seed(seed)
         net = build_crowd_net(model)
     fabric = run.launch()
-    batches = run.batches(fabric, pseudo=None, strong=StrongViewOptions())
+    batches = run.batches(fabric, pseudo=None, unlabeled=UnlabeledOptions())
     exclusivity = CrowdLoss(mask_loss(options.exclusivity), fabric.device)
     phases = [
         run.phase("count", options.count, COUNTING_PATH, batches, CrowdLoss(count_loss, fabric.device)),
@@ -87,7 +87,7 @@ def train_student(
         prepared: The data set; only the labelled images' points are read, and the test images' for ``oracle_best``.
         splits: Which images these are.
         masks: The annotator's masks; only those of the labelled images are read.
-        pseudo: The teacher's masks of the unlabelled images.
+        pseudo: The teacher's masks of the unlabelled images, judged or as they are.
         teacher: The teacher's checkpoint.
         model: Network, the same as the teacher's.
         options: Phases, gate, unlabelled branch.
@@ -103,6 +103,8 @@ def train_student(
     """
     learns_unlabeled = options.unlabeled.weight_max > 0 and bool(options.unlabeled.phases)
     _check_pseudo_labels(pseudo, splits, teacher, learns_unlabeled=learns_unlabeled)
+    if learns_unlabeled and options.unlabeled.pixel_weights != "off":
+        require_soft_masks(pseudo)
     run = CrowdRun(prepared, splits, masks, options, seed, place)
     first = is_first_rank()  # the others are not started before the gate is passed
     net, _ = load_crowd_net(teacher, device=place.device if first else torch.device("cpu"), expected=model)
@@ -116,7 +118,7 @@ def train_student(
         options = replace(options, unlabeled=replace(options.unlabeled, point_prob=matched))
         figures |= {"point_prob": matched} if first else {}
     fabric = run.launch()
-    batches = run.batches(fabric, pseudo=pseudo if learns_unlabeled else None, strong=options.unlabeled.strong)
+    batches = run.batches(fabric, pseudo=pseudo if learns_unlabeled else None, unlabeled=options.unlabeled)
 
     def phase(
         name: StudentPhase, length: PhaseOptions, trained: tuple[str, ...], branch: PhaseLoss, weight_start: float = 0.0

@@ -25,7 +25,9 @@ class Targets:
         label_maps: (B, S, S) int64 instances, 0 background.
         unsure_xy: (M_i, 2) candidates that are not confident; exclusivity keeps away from them.
         sure_labels: Values in the label maps that the mask constraint holds: instances hit by a sure head in the crop.
-        cut_out: (B, S, S) bool that no loss looks at, if any.
+        cut_out: (B, S, S) bool that no loss looks at, if any; its edges lie on cells.
+        ignored: (B, S, S) bool that no loss looks at either, for what was judged neither head nor background, if any.
+        cell_weights: (B, h, w) weights of the cells in point-to-region, if any.
     """
 
     points_xy: list[Tensor]
@@ -33,6 +35,22 @@ class Targets:
     unsure_xy: list[Tensor] | None = None
     sure_labels: list[Tensor] | None = None
     cut_out: Tensor | None = None
+    ignored: Tensor | None = None
+    cell_weights: Tensor | None = None
+
+    @property
+    def hidden(self) -> Tensor | None:
+        """(B, S, S) bool: all pixels that no loss looks at."""
+        parts = [part for part in (self.cut_out, self.ignored) if part is not None]
+        return torch.stack(parts).any(dim=0) if len(parts) > 1 else (parts[0] if parts else None)
+
+    @property
+    def hidden_cells(self) -> Tensor | None:
+        """(B, h, w) bool: all cells that no loss looks at; ignored are those whose centre is, rounded."""
+        if self.ignored is None:
+            return None if self.cut_out is None else self.cut_out[:, ::STRIDE, ::STRIDE]
+        cells = self.ignored[:, STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE]
+        return cells if self.cut_out is None else cells | self.cut_out[:, ::STRIDE, ::STRIDE]
 
 
 def labeled_targets(batch: CropBatch) -> Targets:
@@ -44,7 +62,7 @@ def pseudo_targets(batch: CropBatch, cut_out: Tensor, *, point_prob: float, conf
     """Sort pseudo-labels by how sure the teacher is.
 
     Args:
-        batch: Crops with candidates, their probability and their masks.
+        batch: Crops with candidates, their probability and their masks; judged ones have inf and 0 for it.
         cut_out: (B, S, S) bool.
         point_prob: Least probability of a head for point-to-region.
         confident_prob: Candidates above it are sure.
@@ -59,6 +77,8 @@ def pseudo_targets(batch: CropBatch, cut_out: Tensor, *, point_prob: float, conf
             for label_map, xy, each in zip(batch.label_maps, batch.points_xy, sure, strict=True)
         ],
         cut_out=cut_out,
+        ignored=batch.ignored,
+        cell_weights=batch.cell_weights,
     )
 
 
@@ -82,8 +102,10 @@ PhaseLoss = Callable[[Tensor, Tensor, Targets], Mapping[str, Tensor]]
 
 def count_loss(logits: Tensor, embedding: Tensor, targets: Targets) -> Mapping[str, Tensor]:
     """Phase 1: point-to-region."""
-    cut_out = None if targets.cut_out is None else targets.cut_out[:, ::STRIDE, ::STRIDE]
-    return {"loss": point_to_region_loss(logits, targets.points_xy, stride=STRIDE, cut_out=cut_out)}
+    loss = point_to_region_loss(
+        logits, targets.points_xy, stride=STRIDE, cut_out=targets.hidden_cells, cell_weights=targets.cell_weights
+    )
+    return {"loss": loss}
 
 
 def mask_loss(options: ExclusivityOptions) -> PhaseLoss:
@@ -95,7 +117,7 @@ def mask_loss(options: ExclusivityOptions) -> PhaseLoss:
             embedding,
             heads_xy,
             targets.label_maps,
-            cut_out=targets.cut_out,
+            cut_out=targets.hidden,
             invalid_points_xy=targets.unsure_xy,
             tau=options.tau,
             margin=options.margin,
@@ -111,7 +133,7 @@ def constraint_loss(*, w_fg: float, w_bg: float) -> PhaseLoss:
 
     def loss(logits: Tensor, embedding: Tensor, targets: Targets) -> Mapping[str, Tensor]:
         points = count_loss(logits, embedding, targets)["loss"]
-        masks = mask_constraint(logits, targets.label_maps, valid_labels=targets.sure_labels, cut_out=targets.cut_out)
+        masks = mask_constraint(logits, targets.label_maps, valid_labels=targets.sure_labels, cut_out=targets.hidden)
         return {
             "loss": points + w_fg * masks.foreground + w_bg * masks.background,
             "foreground": masks.foreground,

@@ -21,13 +21,13 @@ from pipeline.training.crowd_losses import CrowdLoss
 from pipeline.training.gate import GateFigures
 from pipeline.training.held_out import HeldOut, count_test_images
 from pipeline.training.inference import KIND
-from pipeline.training.options import PhaseOptions, RetrainOptions, WarmupOptions, result_options
+from pipeline.training.options import PhaseOptions, RetrainOptions, UnlabeledOptions, WarmupOptions, result_options
 from pipeline.training.phases import Phase
+from pipeline.training.pseudo_scenes import head_prob, is_judged, pseudo_labeled_scenes
 from pipeline.training.ranks import launch
 from pipeline.training.run_place import RunPlace, digest_tables
-from pipeline.training.scenes import labeled_scenes, pseudo_labeled_scenes
+from pipeline.training.scenes import labeled_scenes
 from pipeline.training.training_run import TrainingRun
-from pipeline.training.view_options import StrongViewOptions
 
 ALGORITHM_VERSION = 2
 """Raised by hand when the same inputs train other weights; unfinished trainings of another version start anew."""
@@ -65,17 +65,19 @@ class CrowdRun:
         loop, batch = self.options.loop, self.options.crops.batch
         return launch(self.place.device, self.place.ranks, precision=loop.precision, batch=batch)
 
-    def batches(self, fabric: Fabric, *, pseudo: MaskStore | None, strong: StrongViewOptions) -> CrowdBatches:
+    def batches(self, fabric: Fabric, *, pseudo: MaskStore | None, unlabeled: UnlabeledOptions) -> CrowdBatches:
         """Give this rank's batches; those of warmup have no pseudo-labels."""
         cache_mib, crops = self.options.loop.cache_mib, self.options.crops
         rank, ranks = fabric.global_rank, fabric.world_size
         labeled = labeled_scenes(self.prepared, self.masks, self.splits.labeled_train, cache_mib=cache_mib)
-        unlabeled = None
+        others = None
         if pseudo is not None and len(pseudo):
-            scenes = pseudo_labeled_scenes(self.prepared, pseudo, cache_mib=cache_mib)
-            unlabeled = CropSampler(scenes, crops, seed=self.seed, stream=UNLABELED_STREAM, rank=rank, ranks=ranks)
+            scenes = pseudo_labeled_scenes(
+                self.prepared, pseudo, cache_mib=cache_mib, pixel_weights=unlabeled.pixel_weights
+            )
+            others = CropSampler(scenes, crops, seed=self.seed, stream=UNLABELED_STREAM, rank=rank, ranks=ranks)
         sampler = CropSampler(labeled, crops, seed=self.seed, stream=LABELED_STREAM, rank=rank, ranks=ranks)
-        return CrowdBatches(sampler, unlabeled, self.options.labeled_colors, strong, self.seed)
+        return CrowdBatches(sampler, others, self.options.labeled_colors, unlabeled.strong, self.seed)
 
     def phase(
         self, name: str, options: PhaseOptions, trained: tuple[str, ...], batches: CrowdBatches, loss: CrowdLoss
@@ -92,8 +94,9 @@ class CrowdRun:
     def gate_figures(self, teacher: CrowdNet, pseudo: MaskStore, options: RetrainOptions) -> GateFigures:
         """Measure what the gate before retrain looks at; the teacher stands on the run's device."""
         labeled = self._true_counts(self.splits.labeled_train)
+        judged = is_judged(pseudo)
         sure = [
-            int((pseudo.instances(image_id).score >= options.unlabeled.point_prob).sum())
+            int((head_prob(pseudo.instances(image_id), judged=judged) >= options.unlabeled.point_prob).sum())
             for image_id in pseudo.image_ids
         ]
         return GateFigures(

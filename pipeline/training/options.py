@@ -210,11 +210,13 @@ class PseudoLabelOptions:
 
     Args:
         energy: Candidates and energy.
+        keep_prob: Also store soft masks, which ``retrain.unlabeled.pixel_weights`` reads.
         tile_px: Side of the square tiles in which images are predicted, halo included; a multiple of 16.
         halo_px: Context around a tile that is predicted and thrown away; a multiple of 16.
     """
 
     energy: EnergyOptions = field(default_factory=EnergyOptions)
+    keep_prob: bool = False
     tile_px: int = 1024
     halo_px: int = 192
 
@@ -266,6 +268,9 @@ class UnlabeledOptions:
         match_count: Take instead of ``point_prob`` the probability at which the pseudo points are, on average over the
             images, as many as the heads on the labelled images. A teacher of few labels is unsure and so counts too
             few; its student would inherit that. Published: no.
+        pixel_weights: ``uncertainty`` weighs the cells of the point-to-region loss by |2p − 1| of the stored soft
+            masks, so that nothing is learnt where a mask may or may not reach (PL-DC, section 4); the other losses are
+            means of distances and sums over masks, not of cross-entropies, and stay as they are.
         strong: The student's view.
     """
 
@@ -276,6 +281,7 @@ class UnlabeledOptions:
     delay_steps: int = 0
     point_prob: float = 0.5
     match_count: bool = False
+    pixel_weights: Literal["off", "uncertainty"] = "off"
     strong: StrongViewOptions = field(default_factory=StrongViewOptions)
 
     def __post_init__(self) -> None:
@@ -328,6 +334,11 @@ class RetrainOptions:
         """Refuse values out of range."""
         require("w_fg", self.w_fg, "at least 0", self.w_fg >= 0)
         require("w_bg", self.w_bg, "at least 0", self.w_bg >= 0)
+        if self.unlabeled.pixel_weights != "off" and self.teacher == "ema":
+            raise ValueError(
+                f"unlabeled.pixel_weights: {self.unlabeled.pixel_weights} reads stored soft masks, and teacher: ema "
+                "takes fresh masks without them; set teacher: stored, or pixel_weights: off"
+            )
 
 
 def result_options(options: Any) -> dict[str, Any]:

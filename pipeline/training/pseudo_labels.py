@@ -38,7 +38,7 @@ def write_pseudo_labels(
 
     Args:
         prepared: The data set; no points are read.
-        image_ids: Unlabelled training images.
+        image_ids: Training images: the unlabelled ones, or the held-out labelled ones.
         teacher: The teacher's checkpoint.
         model: Network that the checkpoint must hold.
         options: Energy and tiles.
@@ -69,7 +69,14 @@ def write_pseudo_labels(
                 net, image, device=device, tile_px=options.tile_px, halo_px=options.halo_px
             )
             size_hw = (image.shape[0], image.shape[1])
-            rows = energy_instances(logits, embedding, options=options.energy, size_hw=size_hw, round=round_number)
+            rows = energy_instances(
+                logits,
+                embedding,
+                options=options.energy,
+                size_hw=size_hw,
+                round=round_number,
+                keep_prob=options.keep_prob,
+            )
             writer.add(image_id, rows)
             n_candidates += len(rows)
             lines.write(image_id=image_id, candidates=len(rows), masks=int((rows.area_px > 0).sum()))

@@ -1,7 +1,7 @@
 """Images as training sees them: pixels, heads and masks, from a person's labels or from a teacher's.
 
 Training reads the truth of an image through :func:`labeled_scenes` alone, which is given the labelled images; the
-unlabelled ones come through :func:`pseudo_labeled_scenes`, which has no way to their true points.
+unlabelled ones come from :mod:`~pipeline.training.pseudo_scenes`, which has no way to their true points.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,12 +26,16 @@ class Scene:
         points_xy: (N, 2) float64 heads, image pixels.
         point_prob: (N,) float64 how sure each head is; 1 where a person marked it.
         label_map: (H, W) int32, 0 background.
+        ignored: (H, W) bool, pixels that no loss looks at; None for none.
+        cell_weights: (⌈H/4⌉, ⌈W/4⌉) float32, 0 to 1, how far each cell is to be trusted; None for 1 everywhere.
     """
 
     pixels: npt.NDArray[np.uint8]
     points_xy: npt.NDArray[np.float64]
     point_prob: npt.NDArray[np.float64]
     label_map: npt.NDArray[np.int32]
+    ignored: npt.NDArray[np.bool_] | None = None
+    cell_weights: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         """Refuse parts that do not belong together."""
@@ -43,7 +47,8 @@ class Scene:
     @property
     def n_bytes(self) -> int:
         """Memory of the arrays."""
-        return self.pixels.nbytes + self.points_xy.nbytes + self.point_prob.nbytes + self.label_map.nbytes
+        parts = (self.pixels, self.points_xy, self.point_prob, self.label_map, self.ignored, self.cell_weights)
+        return sum(part.nbytes for part in parts if part is not None)
 
 
 class SceneSource:
@@ -91,25 +96,11 @@ def labeled_scenes(prepared: Prepared, masks: MaskStore, image_ids: Sequence[str
 
     def read(image_id: str) -> Scene:
         points_xy = np.asarray(prepared.points(image_id).points_xy, dtype=np.float64)
-        return Scene(_pixels(prepared, image_id), points_xy, np.ones(len(points_xy)), masks.label_map(image_id))
+        return Scene(scene_pixels(prepared, image_id), points_xy, np.ones(len(points_xy)), masks.label_map(image_id))
 
     return SceneSource(image_ids, read, cache_mib=cache_mib)
 
 
-def pseudo_labeled_scenes(prepared: Prepared, masks: MaskStore, *, cache_mib: int) -> SceneSource:
-    """Give the images of a store of pseudo-labels, with its candidates for heads."""
-
-    def read(image_id: str) -> Scene:
-        rows = masks.instances(image_id)
-        return Scene(
-            _pixels(prepared, image_id),
-            np.asarray(rows.points_xy, dtype=np.float64),
-            np.asarray(rows.score, dtype=np.float64),
-            masks.label_map(image_id),
-        )
-
-    return SceneSource(masks.image_ids, read, cache_mib=cache_mib)
-
-
-def _pixels(prepared: Prepared, image_id: str) -> npt.NDArray[np.uint8]:
+def scene_pixels(prepared: Prepared, image_id: str) -> npt.NDArray[np.uint8]:
+    """Read an image: (H, W, 3) uint8 RGB."""
     return read_image_rgb(prepared.image(image_id).path)

@@ -13,7 +13,13 @@ from pipeline.losses.point_to_region import nearest_heads, point_to_region_loss,
 Point = tuple[float, float]
 
 
-def oracle(logits: Tensor, heads: Sequence[Sequence[Point]], stride: int = 4, cut_out: Tensor | None = None) -> float:
+def oracle(
+    logits: Tensor,
+    heads: Sequence[Sequence[Point]],
+    stride: int = 4,
+    cut_out: Tensor | None = None,
+    cell_weights: Tensor | None = None,
+) -> float:
     """The loss as the spec says it, one cell and one head at a time, in float64."""
     total, cells = 0.0, 0
     for b in range(len(logits)):
@@ -36,6 +42,8 @@ def oracle(logits: Tensor, heads: Sequence[Sequence[Point]], stride: int = 4, cu
             weight = (1.0 + t) if len(heads[b]) else 0.5
             if cut_out is not None and cut_out[b][cell]:
                 weight = 0.0
+            if cell_weights is not None:
+                weight *= float(cell_weights[b][cell])
             total += weight * bce
             cells += 1
     return total / cells
@@ -152,3 +160,16 @@ def test_half_precision_and_single_precision() -> None:
 def test_misuse(heads: list[list[Point]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         point_to_region_loss(torch.zeros(1, 2, 2), tensors(heads))
+
+
+@settings(deadline=None, max_examples=30)
+@given(heads=st.tuples(points, points), seed=st.integers(0, 99), cut=st.booleans())
+def test_cell_weights_multiply_and_are_not_renormalised(
+    heads: tuple[list[Point], list[Point]], seed: int, cut: bool
+) -> None:
+    logits, weights = random_logits(2, 7, 8, seed), random_logits(2, 7, 8, seed + 1).sigmoid()
+    cut_out = random_logits(2, 7, 8, seed + 2) > 0.5 if cut else None
+    got = point_to_region_loss(logits, tensors(heads), cut_out=cut_out, cell_weights=weights)
+    assert float(got) == pytest.approx(oracle(logits, heads, cut_out=cut_out, cell_weights=weights), abs=1e-9)
+    half = point_to_region_loss(logits, tensors(heads), cell_weights=torch.full_like(logits, 0.5))
+    torch.testing.assert_close(half, 0.5 * point_to_region_loss(logits, tensors(heads)))

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.masks.instances import Instances
-from pipeline.masks.soft import SoftMask, decode_soft, encode_soft, soft_masks_to_instances
+from pipeline.masks.soft import soft_masks_to_instances
+from pipeline.masks.soft_format import decode_soft
 
 
 def blobs(n: int, seed: int, cells_hw: tuple[int, int]) -> torch.Tensor:
@@ -91,23 +92,6 @@ def test_cells_of_an_image_that_was_resized() -> None:
     cells = np.arange(soft.x0, soft.x0 + soft.prob.shape[1])
     expected = np.clip((4 * cells + 2) / 96 * 12 - 0.5, 0, 11) / 11
     np.testing.assert_allclose(soft.prob, np.tile(expected, (16, 1)), atol=0.5 / 255 + 1e-6)
-
-
-@settings(deadline=None)
-@given(st.integers(0, 9), st.integers(0, 9), st.integers(0, 2**31), st.integers(0, 99))
-def test_bytes_come_back(height: int, width: int, x0: int, y0: int) -> None:
-    levels = np.random.default_rng(0).integers(0, 256, (height, width))
-    mask = SoftMask((levels / 255).astype(np.float32), x0, y0)
-    back = decode_soft(encode_soft(mask))
-    assert (back.x0, back.y0, back.stride) == (x0, y0, 4)
-    np.testing.assert_array_equal(back.prob, mask.prob)
-    assert len(encode_soft(mask)) == 20 + height * width
-
-
-@pytest.mark.parametrize("data", [b"", b"\x00" * 19, b"\x04\x00\x00\x00" + b"\x01\x00\x00\x00" * 4, b"\x00" * 20])
-def test_other_bytes_are_refused(data: bytes) -> None:
-    with pytest.raises(ValueError, match=f"prob_q8: {len(data)} bytes that are no soft mask"):
-        decode_soft(data)
 
 
 def test_no_masks() -> None:

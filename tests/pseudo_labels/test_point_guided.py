@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import PipelineError
-from pipeline.masks.soft import decode_soft
+from pipeline.masks.soft_format import decode_soft
 from pipeline.models.solov2 import SoloOutput
 from pipeline.pseudo_labels.point_guided import PointGuided, guided_instances, point_guided, scale_points
 from tests.models.solo_by_hand import GRIDS, SIZE_HW, box, output_by_hand

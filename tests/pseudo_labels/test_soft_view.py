@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pipeline.errors import PipelineError
 from pipeline.masks.instances import Instances
 from pipeline.masks.rle import Window
-from pipeline.masks.soft import SoftMask, encode_soft
+from pipeline.masks.soft_format import SoftMask, encode_soft
 from pipeline.pseudo_labels.soft_view import CellWindow, View, read_coverage, read_soft, require_soft
 
 IMAGE_HW = (24, 32)

@@ -9,7 +9,7 @@ from torch import Tensor
 from pipeline.errors import PipelineError
 from pipeline.losses.solo import SoloInstances, dice_loss, disjoint_ranges, solo_loss, solo_targets
 from pipeline.masks.instances import Instances
-from pipeline.masks.soft import SoftMask, encode_soft
+from pipeline.masks.soft_format import SoftMask, encode_soft
 from pipeline.models.solov2 import SoloOutput
 from pipeline.pseudo_labels.soft_view import View
 from pipeline.pseudo_labels.uncertainty import certainty, joined_pixel_weights, pixel_weights, weight_windows

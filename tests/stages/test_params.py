@@ -182,6 +182,29 @@ def write(folder: Path, text: str) -> Path:
             r"rounds: round_2's teacher: expected one of warmup, retrain, ",
         ),
         ("rounds: [{name: round_2}]\n", r"rounds\.0\.teacher"),
+        ("judge: {quality: {class_thr: 1.5}}\n", r"judge\.quality: class_thr: expected a number from 0 to 1, got 1\.5"),
+        (
+            "judge: {quality: {mask_thr: [0.5, -1]}}\n",
+            r"judge\.quality: mask_thr: expected a number from 0 to 1, got -1",
+        ),
+        ("judge: {quality: {thresholds: best}}\n", r"judge\.quality\.thresholds: expected one of off, single"),
+        ("judge: {density_edges_px: [9.0, 5.0]}\n", r"judge: density_edges_px: expected ascending numbers above 0"),
+        (
+            "judge: {quality: {thresholds: fixed}}\nretrain: {teacher: ema}\n",
+            r"judge\.quality\.thresholds: fixed judges stored pseudo-labels, and retrain\.teacher: ema",
+        ),
+        (
+            "judge: {quality: {thresholds: fixed}}\nretrain: {unlabeled: {match_count: true}}\n",
+            r"judge\.quality\.thresholds: fixed and retrain\.unlabeled\.match_count both say",
+        ),
+        (
+            "retrain: {unlabeled: {pixel_weights: uncertainty}}\n",
+            r"retrain\.unlabeled\.pixel_weights: uncertainty reads soft masks; set pseudo_label\.keep_prob: true",
+        ),
+        (
+            "retrain: {teacher: ema, unlabeled: {pixel_weights: uncertainty}}\n",
+            r"retrain: unlabeled\.pixel_weights: uncertainty reads stored soft masks, and teacher: ema",
+        ),
         ("splits: {lists: {mine: {ten: x.txt}}}\n", r"splits\.lists\.mine\.ten.*: expected a whole number"),
     ],
 )

@@ -24,7 +24,7 @@ def test_each_round_has_a_folder_and_is_taught_by_the_one_before(options, number
     paths = RunPaths("a", **options)
     assert paths.round_number == number
     assert paths.teacher_folder == RUN / teacher
-    for stage in ("pseudo_label", "retrain", "evaluate"):
+    for stage in ("pseudo_label", "held_out", "judged", "retrain", "evaluate"):
         assert getattr(paths, stage) == RUN / folder / stage
     assert paths.logs == Path("logs/a/labeled_10/seed_0") / logs
     assert paths.resume == Path("resume/a/labeled_10/seed_0") / logs

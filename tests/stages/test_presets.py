@@ -13,7 +13,7 @@ from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from stages import annotate, nnec, prepare, pseudo_label, retrain, warmup
+from stages import annotate, judge, nnec, prepare, pseudo_label, retrain, warmup
 from stages.params import load_params
 from stages.paths import RunPaths
 from tests.datasets.fake_layouts import POINTS, write_jhu, write_qnrf, write_shanghaitech
@@ -166,9 +166,9 @@ def test_a_preset_trains_on_files_in_its_layout(name: str, tmp_path: Path, monke
     LAYOUTS[name](paths.raw)
     small = merged(SMALL, {"model": {"backbone": BACKBONES[name]}})
     Path("params.yaml").write_text(json.dumps(merged(yaml.load(preset(name).read_text(encoding="utf-8")), small)))
-    for stage in (prepare, nnec, annotate, warmup, pseudo_label, retrain):
-        options = [] if stage in (prepare, nnec) else ["--device", "cpu"]
-        options += ["--labeled-pct", "50"] if stage in (warmup, pseudo_label, retrain) else []
+    for stage in (prepare, nnec, annotate, warmup, pseudo_label, judge, retrain):
+        options = [] if stage in (prepare, nnec, judge) else ["--device", "cpu"]
+        options += ["--labeled-pct", "50"] if stage in (warmup, pseudo_label, judge, retrain) else []
         options += ["--workers", "1"] if stage is annotate else []
         options += ["--cache", "cache"] if stage is annotate else []
         done = CliRunner().invoke(stage.app, ["--dataset", name, *options])

@@ -5,13 +5,15 @@ from typer.testing import CliRunner
 
 from pipeline.compute.files import digest_file
 from pipeline.masks.store import MaskStore
+from stages.judge import app as judge_app
 from stages.pseudo_label import app as pseudo_label_app
 from stages.retrain import app
 from stages.warmup import app as warmup_app
 from tests.stages.blob_stage import RUN, blob_home, put_params
 
 runner = CliRunner()
-ARGUMENTS = ["--dataset", "blobs", "--labeled-pct", "50", "--device", "cpu"]
+RUN_ARGUMENTS = ["--dataset", "blobs", "--labeled-pct", "50"]
+ARGUMENTS = [*RUN_ARGUMENTS, "--device", "cpu"]
 
 
 @pytest.fixture
@@ -19,6 +21,7 @@ def home(tmp_path, monkeypatch):
     folder = blob_home(tmp_path, monkeypatch)
     for teacher in (warmup_app, pseudo_label_app):
         assert runner.invoke(teacher, ARGUMENTS).exit_code == 0
+    assert runner.invoke(judge_app, RUN_ARGUMENTS).exit_code == 0
     return folder
 
 
@@ -45,8 +48,9 @@ def test_the_student_teaches_a_further_round_in_its_own_folder(home):
     assert runner.invoke(app, ARGUMENTS).exit_code == 0
     first = {path: path.read_bytes() for path in RUN.rglob("*") if path.is_file()}
     further = [*ARGUMENTS, "--round", "round_2"]
-    for stage in (pseudo_label_app, app):
-        result = runner.invoke(stage, further)
+    judging = [*RUN_ARGUMENTS, "--round", "round_2"]
+    for stage, arguments in ((pseudo_label_app, further), (judge_app, judging), (app, further)):
+        result = runner.invoke(stage, arguments)
         assert result.exit_code == 0, result.output
     assert {path: path.read_bytes() for path in first} == first
     store = MaskStore.open(RUN / "round_2" / "pseudo_label")
@@ -58,4 +62,4 @@ def test_the_student_teaches_a_further_round_in_its_own_folder(home):
     assert student != (RUN / "retrain" / "model.safetensors").read_bytes()
     mixed = runner.invoke(app, [*further, "--teacher", "warmup"])
     assert mixed.exit_code == 1
-    assert "round_2/pseudo_label: was made with another teacher" in mixed.output
+    assert "round_2/judged/masks: was made with another teacher" in mixed.output

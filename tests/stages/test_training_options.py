@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.training.options import WarmupOptions
+from stages.judge import app as judge_app
 from stages.pseudo_label import app as pseudo_label_app
 from stages.retrain import app as retrain_app
 from stages.training_options import with_precision
@@ -65,8 +66,8 @@ def test_two_processes_train_as_one_with_twice_the_batch(home):
         warmup=training,
         retrain={**training, "constraint": phase, "unlabeled": unlabeled, "gate": PARAMS["retrain"]["gate"]},
     )
-    for app in (warmup_app, pseudo_label_app, retrain_app):
-        result = runner.invoke(app, ARGUMENTS)
+    for app in (warmup_app, pseudo_label_app, judge_app, retrain_app):
+        result = runner.invoke(app, ARGUMENTS[:-2] if app is judge_app else ARGUMENTS)
         assert result.exit_code == 0, result.output
     one = logged_figures("retrain")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

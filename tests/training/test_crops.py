@@ -140,3 +140,68 @@ def test_a_fault_while_making_a_batch_reaches_the_training():
     assert [next(ahead)[0], next(ahead)[0]] == [0, 1]
     with pytest.raises(OSError, match="the disk is gone"):
         next(ahead)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    scale=st.floats(0.5, 1.6),
+    size_hw=st.tuples(st.integers(20, 110), st.integers(20, 110)),
+    flip=st.sampled_from([0.0, 1.0]),
+)
+def test_ignored_pixels_and_weights_go_where_their_pixels_go(seed, scale, size_hw, flip):
+    """Ignored pixels are those of a label; a ramp of weights is read at the place in the image that a cell shows."""
+    rng = np.random.default_rng(seed)
+    label_map = (rng.random(size_hw) < 0.3).astype(np.int32)
+    cells_hw = -(-size_hw[0] // 4), -(-size_hw[1] // 4)
+    i, j = np.mgrid[: cells_hw[0], : cells_hw[1]].astype(np.float32)
+    y, x = np.mgrid[: size_hw[0], : size_hw[1]]
+    places = np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float64)  # a point in every pixel shows where it goes
+    pixels = np.zeros((*size_hw, 3), np.uint8)
+    scene = Scene(pixels, places, np.ones(len(places)), label_map, label_map > 0, 0.01 * i + 0.0001 * j)
+    options = CropOptions(size_px=64, scale_min=scale, scale_max=scale, flip_prob=flip)
+    crop = random_crop(scene, options, generator=np.random.default_rng(seed))
+    np.testing.assert_array_equal(crop.ignored, crop.label_map > 0)
+    assert crop.cell_weights.shape == (16, 16)
+    shown = places[crop.labels - 1]
+    expected = np.ones((16, 16))
+    at, inside = [], []
+    for axis in (1, 0):
+        slope, start = np.polyfit(crop.points_xy[:, axis], shown[:, axis], 1)
+        place = start + slope * (4 * np.arange(16) + 1.5)
+        edges = shown[:, axis].min() - 0.5, shown[:, axis].max() + 0.5
+        inside.append((place > edges[0] + 1e-6) & (place < edges[1] - 1e-6))
+        assert inside[-1].any()
+        at.append(np.clip((place - 1.5) / 4, 0, cells_hw[1 - axis] - 1))
+    value = 0.01 * at[0][:, None] + 0.0001 * at[1]
+    sure = np.outer(*inside)
+    np.testing.assert_allclose(crop.cell_weights[sure], value[sure], atol=1e-5)
+    beyond = np.outer(~inside[0], np.ones(16)) + np.outer(np.ones(16), ~inside[1]) > 0
+    if size_hw[0] * scale < 60 and size_hw[1] * scale < 60:  # the whole image is shown, and padding around it
+        np.testing.assert_array_equal(crop.cell_weights[beyond], expected[beyond])
+
+
+def test_weights_of_a_whole_image_are_read_as_they_are_and_mirrored():
+    weights = np.random.default_rng(0).random((16, 16), dtype=np.float32)
+    scene = blob_scene()
+    scene = Scene(scene.pixels, scene.points_xy, scene.point_prob, scene.label_map, cell_weights=weights)
+    for flip, expected in ((0.0, weights), (1.0, weights[:, ::-1])):
+        options = CropOptions(size_px=64, scale_min=1.0, scale_max=1.0, flip_prob=flip)
+        crop = random_crop(scene, options, generator=np.random.default_rng(0))
+        np.testing.assert_allclose(crop.cell_weights, expected, atol=1e-6)
+        assert crop.ignored is None
+
+
+def test_a_batch_has_what_its_crops_have():
+    scene = blob_scene()
+    full = Scene(
+        scene.pixels, scene.points_xy, scene.point_prob, scene.label_map, scene.label_map > 0,
+        np.ones((16, 16), np.float32),
+    )  # fmt: skip
+    with_all, without = (
+        CropBatch.stack([random_crop(each, AS_IT_IS, generator=np.random.default_rng(0))] * 2).to("cpu")
+        for each in (full, scene)
+    )
+    assert with_all.ignored.shape == (2, 64, 64)
+    assert with_all.cell_weights.shape == (2, 16, 16)
+    assert without.ignored is without.cell_weights is None

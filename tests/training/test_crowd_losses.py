@@ -71,7 +71,8 @@ def test_pseudo_labels_are_sorted_by_how_sure_they_are():
     assert targets.points_xy[0].tolist() == [[8, 8], [24, 10]]
     assert targets.unsure_xy[0].tolist() == [[24, 10], [12, 25]]
     assert targets.sure_labels[0].tolist() == [1]
-    assert targets.cut_out is cut_out
+    assert targets.cut_out is targets.hidden is cut_out
+    assert targets.ignored is targets.cell_weights is None
 
 
 def test_an_instance_is_sure_when_a_sure_head_falls_on_it():
@@ -79,6 +80,88 @@ def test_an_instance_is_sure_when_a_sure_head_falls_on_it():
     cut_out = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
     targets = pseudo_targets(batch, cut_out, point_prob=0.5, confident_prob=0.9)
     assert targets.sure_labels[0].tolist() == [2]
+
+
+def judged_targets(ignored=None, cell_weights=None, cut_out=None):
+    """Two kept heads and one that is not, as scenes of a judged store give them."""
+    batch = replace(crop_batch(POINTS, [float("inf"), float("inf"), 0.0]), ignored=ignored, cell_weights=cell_weights)
+    cut_out = torch.zeros(1, SIDE, SIDE, dtype=torch.bool) if cut_out is None else cut_out
+    return pseudo_targets(batch, cut_out, point_prob=0.5, confident_prob=1.0)
+
+
+def test_kept_rows_are_confident_heads_and_others_are_unsure():
+    targets = judged_targets()
+    assert targets.points_xy[0].tolist() == [[8, 8], [24, 10]]
+    assert targets.unsure_xy[0].tolist() == [[12, 25]]
+    assert targets.sure_labels[0].tolist() == [1, 2]
+
+
+def test_no_loss_looks_at_ignored_pixels():
+    """Logits and embeddings there get no gradient in any phase, but they do elsewhere, and without an ignore region."""
+    ignored = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
+    ignored[0, 19:32, 5:20] = True  # around the third head, with edges inside cells
+    generator = torch.Generator().manual_seed(4)
+    cells = torch.zeros(1, 8, 8, dtype=torch.bool)
+    cells[0, 5:8, 1:5] = True  # their centres, rounded, are ignored: 22, 26, 30 and 6, 10, 14, 18
+    for branch in (count_loss, constraint_loss(w_fg=0.0, w_bg=1.0)):
+        logits = torch.randn(1, 8, 8, generator=generator).add(1.0).requires_grad_()
+        for region in (ignored, None):
+            (grad,) = torch.autograd.grad(branch(logits, torch.zeros(1), judged_targets(region))["loss"], logits)
+            inner = grad[cells] if branch is count_loss else grad[0, 6:8, 2:4]  # upsampling mixes neighbours
+            assert bool((inner == 0).all()) == (region is not None)
+            assert (grad[~cells] != 0).any()
+
+
+def test_exclusivity_keeps_away_from_ignored_pixels():
+    generator = torch.Generator().manual_seed(5)
+    embedding = nn.functional.normalize(torch.randn(1, 4, 8, 8, generator=generator), dim=1)
+    logits = torch.full((1, 8, 8), -1.0)
+    logits[0, 2, 2] = 1.0
+    ignored = torch.zeros(1, SIDE, SIDE, dtype=torch.bool)
+    ignored[0, :, 12:] = True
+    loss = mask_loss(ExclusivityOptions())
+    hidden = judged_targets(cut_out=ignored)
+    by_ignoring = loss(logits, embedding, judged_targets(ignored))["loss"]
+    assert torch.equal(by_ignoring, loss(logits, embedding, hidden)["loss"])
+    assert not torch.equal(by_ignoring, loss(logits, embedding, judged_targets())["loss"])
+
+
+def test_ignored_pixels_and_the_cut_out_are_both_hidden():
+    ignored, cut_out = (torch.zeros(1, SIDE, SIDE, dtype=torch.bool) for _ in range(2))
+    ignored[0, :8, :8], cut_out[0, 16:24, 16:24] = True, True
+    targets = judged_targets(ignored, cut_out=cut_out)
+    assert torch.equal(targets.hidden, ignored | cut_out)
+    assert targets.hidden_cells.nonzero().tolist() == [
+        [0, *cell] for cell in ((0, 0), (0, 1), (1, 0), (1, 1), (4, 4), (4, 5), (5, 4), (5, 5))
+    ]
+    assert targets.hidden_cells.shape == (1, 8, 8)
+
+
+def test_cells_are_weighed_in_point_to_region_alone():
+    generator = torch.Generator().manual_seed(6)
+    logits, weights = torch.randn(1, 8, 8, generator=generator), torch.rand(1, 8, 8, generator=generator)
+    embedding = nn.functional.normalize(torch.randn(1, 4, 8, 8, generator=generator), dim=1)
+    plain, weighed = judged_targets(), judged_targets(cell_weights=weights)
+    expected = point_to_region_loss(logits, plain.points_xy, cell_weights=weights)
+    assert torch.equal(count_loss(logits, embedding, weighed)["loss"], expected)
+    assert expected < count_loss(logits, embedding, plain)["loss"]
+    exclusivity = mask_loss(ExclusivityOptions())
+    assert torch.equal(exclusivity(logits, embedding, weighed)["loss"], exclusivity(logits, embedding, plain)["loss"])
+    constraint = constraint_loss(w_fg=1.0, w_bg=1.0)
+    one, two = (constraint(logits, embedding, targets) for targets in (weighed, plain))
+    assert torch.equal(one["foreground"], two["foreground"])
+    torch.testing.assert_close(one["loss"] - expected, one["foreground"] + one["background"])
+
+
+@pytest.mark.parametrize("phase", range(3))
+def test_an_empty_ignore_region_and_weights_of_one_change_no_loss(phase):
+    branch = (count_loss, mask_loss(ExclusivityOptions()), constraint_loss(w_fg=1.0, w_bg=1.0))[phase]
+    generator = torch.Generator().manual_seed(7)
+    logits = torch.randn(1, 8, 8, generator=generator)
+    embedding = nn.functional.normalize(torch.randn(1, 4, 8, 8, generator=generator), dim=1)
+    nothing, ones = torch.zeros(1, SIDE, SIDE, dtype=torch.bool), torch.ones(1, 8, 8)
+    one, two = (branch(logits, embedding, each)["loss"] for each in (judged_targets(), judged_targets(nothing, ones)))
+    assert torch.equal(one, two)
 
 
 def test_cells_under_the_cut_out_weigh_nothing():

@@ -29,6 +29,11 @@ from pipeline.training.options import (
         (GateOptions, {"min_count_ratio": 6.0}, "max_count_ratio: expected above min_count_ratio"),
         (UnlabeledOptions, {"point_prob": 1.0}, "point_prob: expected above 0 and below 1"),
         (RetrainOptions, {"w_bg": -0.1}, "w_bg: expected at least 0"),
+        (
+            RetrainOptions,
+            {"teacher": "ema", "unlabeled": UnlabeledOptions(pixel_weights="uncertainty")},
+            "unlabeled.pixel_weights: uncertainty reads stored soft masks, and teacher: ema takes fresh masks",
+        ),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(kind, values, message):

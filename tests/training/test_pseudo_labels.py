@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -46,3 +47,22 @@ def test_test_images_are_refused(finished_run, tmp_path):
             device=CPU,
         )
     assert not list(tmp_path.iterdir())
+
+
+def test_soft_masks_are_kept_on_demand(finished_run, tmp_path):
+    write_pseudo_labels(
+        finished_run.prepared,
+        finished_run.splits.unlabeled,
+        finished_run.teacher,
+        model=MODEL,
+        options=replace(PSEUDO, keep_prob=True),
+        out=tmp_path / "soft",
+        log=tmp_path / "log.jsonl",
+        device=CPU,
+    )
+    kept, plain = MaskStore.open(tmp_path / "soft"), MaskStore.open(finished_run.root / "pseudo_label")
+    for image_id in plain.image_ids:
+        rows = kept.instances(image_id)
+        assert [blob is not None for blob in rows.prob_q8] == (rows.area_px > 0).tolist()
+        assert replace(rows, prob_q8=None).equals(plain.instances(image_id))
+        assert (rows.class_score == rows.score).all()

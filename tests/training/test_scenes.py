@@ -4,7 +4,7 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.masks.instances import Instances
 from pipeline.masks.store import MaskStore
-from pipeline.training.scenes import Scene, SceneSource, labeled_scenes, pseudo_labeled_scenes
+from pipeline.training.scenes import Scene, SceneSource, labeled_scenes
 from tests.training.blobs import write_masks
 
 
@@ -67,12 +67,3 @@ def test_masks_of_other_points_are_refused(blob_run, tmp_path):
     write_masks(tmp_path / "masks", {"train/00": Instances.empty((64, 64))})
     with pytest.raises(PipelineError, match=r"train/00: \d points, but 0 rows"):
         labeled_scenes(blob_run.prepared, MaskStore.open(tmp_path / "masks"), ["train/00"], cache_mib=1)
-
-
-def test_pseudo_labeled_scenes_take_the_teachers_word(finished_run):
-    store = MaskStore.open(finished_run.root / "pseudo_label")
-    source = pseudo_labeled_scenes(finished_run.prepared, store, cache_mib=1)
-    assert source.image_ids == finished_run.splits.unlabeled
-    rows = store.instances(source.image_ids[0])
-    np.testing.assert_array_equal(source[0].points_xy, rows.points_xy)
-    np.testing.assert_array_equal(source[0].point_prob, rows.score)
