@@ -3,7 +3,7 @@
 from rich.table import Table
 
 from pipeline.masks.store import MaskStore
-from pipeline.pseudo_labels.crowd_judging import judge_crowd
+from pipeline.training.judge_crowd import judge_crowd
 from stages.command import (
     DEFAULT_DATASET,
     DEFAULT_PARAMS,
@@ -20,7 +20,6 @@ from stages.command import (
 from stages.params import load_params
 from stages.paths import RunPaths
 from stages.run_inputs import RunInputs
-from stages.sections import Params
 
 app = stage_app("Keep, doubt or drop the teacher's pseudo-labels.")
 
@@ -37,22 +36,18 @@ def main(
 ) -> None:
     """Read the masks of pseudo_label, write masks and thresholds below …/judged; seconds, on any machine."""
     settings = load_params(params)
-    judge_run(RunPaths(dataset, labeled_pct=labeled_pct, seed=seed, round=round, teacher=teacher), settings)
-
-
-def judge_run(paths: RunPaths, params: Params) -> None:
-    """Judge the pseudo-labels of a run, and print what became of them."""
-    inputs = RunInputs.open(paths, params)
+    paths = RunPaths(dataset, labeled_pct=labeled_pct, seed=seed, round=round, teacher=teacher)
+    inputs = RunInputs.open(paths, settings)
     found = judge_crowd(
         inputs.prepared,
         MaskStore.open(paths.pseudo_label),
         MaskStore.open(paths.held_out),
         MaskStore.open(paths.annotate),
         labeled=[*inputs.splits.labeled_train, *inputs.splits.labeled_val],
-        options=params.judge,
+        options=settings.judge,
         out=paths.judged,
     )
-    title = f"{paths.dataset}: thresholds {params.judge.quality.thresholds}, in {paths.judged}"
+    title = f"{paths.dataset}: thresholds {settings.judge.quality.thresholds}, in {paths.judged}"
     table = Table("density", "dropped", "ambiguous", "kept", "class", "mask", title=title, title_justify="left")
     for k, (name, counts) in enumerate(zip(found.names, found.rows.tolist(), strict=True)):
         limits = ("", "") if found.limits is None else (found.limits.class_thr[k], found.limits.mask_thr[k])

@@ -1,6 +1,5 @@
 """Stage ``pseudo_label``: the teacher's masks of the unlabelled training images."""
 
-import importlib
 from dataclasses import replace
 
 from pipeline.compute.device import resolve_device
@@ -19,6 +18,7 @@ from stages.command import (
     TeacherOption,
     console,
     fails_clearly,
+    hand_over,
     stage_app,
 )
 from stages.params import load_params
@@ -45,12 +45,14 @@ def main(
     The masks of the held-out labelled images go to …/held_out, for the stage judge. In a further round the teacher is
     the student before, and the folders are …/seed_SEED/ROUND/pseudo_label and …/seed_SEED/ROUND/held_out.
     """
+    if refilter:
+        hand_over(
+            "stages.judge", dataset=dataset, labeled_pct=labeled_pct, seed=seed, round=round, teacher=teacher,
+            params=params,
+        )  # fmt: skip
+        return
     settings = load_params(params)
     paths = RunPaths(dataset, labeled_pct=labeled_pct, seed=seed, round=round, teacher=teacher)
-    if refilter:
-        # By name, so that DVC does not take a change of how masks are judged for one of how they are made.
-        importlib.import_module("stages.judge").judge_run(paths, settings)
-        return
     inputs = RunInputs.open(paths, settings)
     unlabeled = inputs.splits.unlabeled, settings.pseudo_label, paths.pseudo_label
     held_out = inputs.splits.labeled_val, replace(settings.pseudo_label, keep_prob=False), paths.held_out

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.models.crowd_net import CrowdNetOptions
-from pipeline.pseudo_labels.crowd_judging import CrowdJudgeOptions
 from pipeline.training.evaluate_crowd import EvaluateOptions
+from pipeline.training.judge_crowd import CrowdJudgeOptions
 from pipeline.training.options import PseudoLabelOptions, RetrainOptions, WarmupOptions
 from stages.data_sections import DataParams
 from stages.paths import ROUND_NAME

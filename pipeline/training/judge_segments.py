@@ -1,7 +1,6 @@
 """Judging the segmenter's pseudo-labels: what is learnt from labelled images, and what is written (PL-DC)."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,10 @@ from pipeline.datasets.splits import Splits
 from pipeline.masks.store import MaskStore
 from pipeline.pseudo_labels.calibrated_thresholds import HeldOutRows, compare_with_truth
 from pipeline.pseudo_labels.judging import JudgeOptions, judge_store, learn_limits
-from pipeline.pseudo_labels.quality import Limits, QualityOptions, judge_scores
+from pipeline.pseudo_labels.quality import QualityOptions
 from pipeline.pseudo_labels.second_opinion import SecondOpinions
-from pipeline.report.quality import QualityView, write_quality
+from pipeline.report.quality import write_quality
+from pipeline.training.judged_view import judged_view
 
 
 def judge_segments(
@@ -61,7 +61,7 @@ def judge_segments(
             "thresholds": options.quality.thresholds,
             "classes corrected by": "nobody" if opinions is None else opinions.name,
         }
-        view = quality_view(
+        view = judged_view(
             known, yields, limits, options.quality, title=f"{prepared.folder.parent.name}: pseudo-labels, judged",
             names=names, facts=facts,
         )  # fmt: skip
@@ -91,49 +91,3 @@ def held_out_rows(
             for image_id in sorted(image_ids)
         ]
     )
-
-
-def quality_view(
-    known: HeldOutRows | None,
-    yields: npt.NDArray[np.int64],
-    limits: Limits | None,
-    options: QualityOptions,
-    *,
-    title: str,
-    names: Sequence[str],
-    facts: Mapping[str, str],
-) -> QualityView:
-    """Put together what the plots of judging show.
-
-    Held-out rows are sorted by the same thresholds; copies and how large a mask is are left out of account there.
-
-    Args:
-        known: Rows on held-out images; None where there are none.
-        yields: (K, 3) rows of the pseudo-labels: dropped, ambiguous, kept.
-        limits: Thresholds of K strata, where there are two for each.
-        options: How rows were judged.
-        title: Headline.
-        names: Of the strata.
-        facts: Name → value of what was judged.
-    """
-    rows = known if known is not None else no_rows()
-    always = np.full(len(rows), options.min_area_px + 1)
-    tiers = judge_scores(
-        rows.class_score, rows.mask_quality, always, rows.stratum, options=options, limits=limits
-    )  # fmt: skip
-    single = options.thresholds == "single"
-    two = {} if limits is None else {name: np.array(each) for name, each in asdict(limits).items()}
-    return QualityView(
-        title=title, facts=facts, names=tuple(names), class_score=rows.class_score, mask_quality=rows.mask_quality,
-        stratum=rows.stratum, iou=rows.iou, class_right=rows.class_right, class_counts=rows.class_counts, tier=tiers,
-        yields=yields, class_thr=two.get("class_thr"), mask_thr=two.get("mask_thr"),
-        class_floor=two.get("class_floor"), mask_floor=two.get("mask_floor"),
-        score_thr=options.score_thr if single else None,
-        score_floor=max(options.score_thr - options.margin, 0.0) if single else None,
-    )  # fmt: skip
-
-
-def no_rows() -> HeldOutRows:
-    """Give the rows of no image."""
-    numbers, whole, flags = np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_)
-    return HeldOutRows(numbers, numbers, whole, np.zeros(0), flags, flags)

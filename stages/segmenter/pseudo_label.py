@@ -1,9 +1,5 @@
 """Stage ``pseudo_label`` of the segmenter: the teacher's masks of the weak images, unfiltered."""
 
-from typing import Annotated
-
-import typer
-
 from pipeline.compute.device import resolve_device
 from pipeline.masks.store import MaskStore
 from pipeline.training.checkpoint import MODEL_FILE
@@ -16,6 +12,7 @@ from stages.command import (
     DeviceOption,
     LabeledPctOption,
     ParamsOption,
+    RefilterOption,
     SeedOption,
     console,
     fails_clearly,
@@ -27,11 +24,6 @@ from stages.paths import RunPaths
 from stages.run_inputs import RunInputs
 
 app = stage_app("Give the weak images the masks that the teacher sees, at their points or wherever any might be.")
-
-RefilterOption = Annotated[
-    bool,
-    typer.Option("--refilter", help="Only judge again what is stored, as the stage judge does; seconds, no network."),
-]
 
 
 @app.command()

@@ -9,7 +9,7 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.evaluation.calibration import matching_threshold
 from pipeline.masks.store import MaskStore
-from pipeline.pseudo_labels.crowd_judging import CrowdJudgeOptions, crowd_quality, judge_crowd
+from pipeline.training.judge_crowd import CrowdJudgeOptions, crowd_quality, judge_crowd
 from pipeline.training.options import UnlabeledOptions
 from tests.training.blobs import write_masks
 from tests.training.conftest import PSEUDO, RETRAIN

@@ -12,7 +12,7 @@ from pipeline.masks.instances import Instances
 from pipeline.masks.schema import Provenance
 from pipeline.masks.soft_format import SoftMask, encode_soft
 from pipeline.masks.store import MaskStore
-from pipeline.pseudo_labels.crowd_judging import CrowdJudgeOptions, crowd_quality, judge_crowd
+from pipeline.training.judge_crowd import CrowdJudgeOptions, crowd_quality, judge_crowd
 from pipeline.training.pseudo_scenes import (
     cell_weights,
     head_prob,

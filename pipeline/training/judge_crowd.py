@@ -27,6 +27,8 @@ from pipeline.pseudo_labels.calibrated_thresholds import HeldOutRows, compare_wi
 from pipeline.pseudo_labels.density import density_names, density_strata
 from pipeline.pseudo_labels.judging import JudgeOptions, Strata, judge_store, learn_limits
 from pipeline.pseudo_labels.quality import Limits, QualityOptions
+from pipeline.report.quality import write_quality
+from pipeline.training.judged_view import judged_view
 
 
 def crowd_quality() -> QualityOptions:
@@ -110,12 +112,22 @@ def judge_crowd(
     """
     judging = JudgeOptions(quality=options.quality, dropped=options.dropped)
     judges = options.quality.thresholds != "off"
-    limits = _learn(prepared, pseudo, held_out, truth, labeled, options) if judges else None
+    compared = _compare(pseudo, held_out, truth, options)
+    limits = _learn(prepared, pseudo, compared, labeled, options) if judges else None
     with fresh_folder(out) as folder:
         rows = judge_store(
             pseudo, folder, options=judging, limits=limits, n_strata=len(options.names), stratum_of=options.strata,
             names=options.names, rows_of=(lambda image_id: _undecided(pseudo.instances(image_id))) if judges else None,
         )  # fmt: skip
+        facts = {
+            "images": f"{len(pseudo):,} pseudo-labelled, {len(held_out):,} held out",
+            "thresholds": options.quality.thresholds,
+        }
+        view = judged_view(
+            compared, rows, limits, options.quality, title=f"{prepared.folder.parent.name}: pseudo-labels, judged",
+            names=options.names, facts=facts,
+        )  # fmt: skip
+        write_quality(folder, view)
     return Yields(options.names, rows, limits)
 
 
@@ -127,14 +139,12 @@ def _undecided(rows: Instances) -> Instances:
 def _learn(
     prepared: Prepared,
     pseudo: MaskStore,
-    held_out: MaskStore,
-    truth: MaskStore,
+    compared: HeldOutRows | None,
     labeled: Sequence[str],
     options: CrowdJudgeOptions,
 ) -> Limits | None:
     how = options.quality.thresholds
     counts = np.zeros(len(options.names), dtype=np.int64)
-    compared: HeldOutRows | None = None
     if how in ("adaptive", "calibrated"):
         for image_id in labeled:
             points_xy = np.asarray(prepared.points(image_id).points_xy, dtype=np.float64)
@@ -147,21 +157,30 @@ def _learn(
                 f"{', '.join(repr(name) for name in absent)}; change judge.density_edges_px, raise labeled_pct, or set "
                 "it to fixed"
             )
-    if how == "calibrated" and len(held_out):
-        _require_one_teacher(pseudo, held_out)
-        parts = []
-        for image_id in held_out.image_ids:
-            rows = held_out.instances(image_id)
-            parts.append(
-                compare_with_truth(
-                    rows, truth.instances(image_id), options=options.quality, stratum=options.strata(rows),
-                    background_is_wrong=True,
-                )
-            )  # fmt: skip
-        compared = HeldOutRows.join(parts)
     return learn_limits(
         options.quality, pseudo, compared, counts.tolist(), names=options.names, stratum_of=options.strata
     )
+
+
+def _compare(
+    pseudo: MaskStore, held_out: MaskStore, truth: MaskStore, options: CrowdJudgeOptions
+) -> HeldOutRows | None:
+    """Compare the held-out images' rows with their masks; None without such images, or scores that nothing asks for."""
+    if not len(held_out):
+        return None
+    _require_one_teacher(pseudo, held_out)
+    parts = []
+    for image_id in held_out.image_ids:
+        rows = held_out.instances(image_id)
+        if options.quality.thresholds == "off" and np.isnan(rows.mask_quality).any():
+            return None  # of an older store
+        parts.append(
+            compare_with_truth(
+                rows, truth.instances(image_id), options=options.quality, stratum=options.strata(rows),
+                background_is_wrong=True,
+            )
+        )  # fmt: skip
+    return HeldOutRows.join(parts)
 
 
 def _require_one_teacher(pseudo: MaskStore, held_out: MaskStore) -> None:

@@ -14,8 +14,8 @@ from pipeline.masks.instances import Instances
 from pipeline.masks.rle import Window
 from pipeline.masks.schema import Provenance
 from pipeline.masks.store import MaskStore
-from pipeline.pseudo_labels.crowd_judging import CrowdJudgeOptions, Yields, crowd_quality, judge_crowd
 from pipeline.pseudo_labels.quality import ABOVE_ALL
+from pipeline.training.judge_crowd import CrowdJudgeOptions, Yields, crowd_quality, judge_crowd
 from tests.training.blobs import write_blob_dataset, write_masks
 
 SIZE_HW = (64, 64)
@@ -177,8 +177,17 @@ def test_a_judged_folder_is_replaced_whole(data: Path) -> None:
     (data / "judged" / "stray").write_text("")
     judge(data, CROWD, CrowdJudgeOptions(quality=FIXED))
     assert sorted(path.name for path in (data / "judged").iterdir()) == [
-        "corrections.parquet", "masks", "thresholds.json",
+        "class_reliability.csv", "corrections.parquet", "mask_reliability.csv", "masks", "plane.csv", "quality.html",
+        "thresholds.json", "yield.csv",
     ]  # fmt: skip
+
+
+def test_the_page_shows_held_out_heads_by_density(data: Path) -> None:
+    judge(data, CROWD, CrowdJudgeOptions(quality=FIXED), held_out=held_out(data, right=True))
+    page = (data / "judged" / "quality.html").read_text(encoding="utf-8")
+    assert all(name in page for name in CrowdJudgeOptions().names)
+    plane = (data / "judged" / "plane.csv").read_text(encoding="utf-8").splitlines()
+    assert len(plane) > 1
 
 
 @pytest.mark.parametrize("edges", [(0.0,), (8.0, 8.0), (16.0, 8.0), (-1.0,), (float("nan"),)])
