@@ -8,7 +8,7 @@ import yaml
 from benchmarks.experiments.study import REPOSITORY, Step, Study, Variant
 
 RECIPE = "recipes/pldc"
-SHARES, MORE = (5,), (5, 20)
+SHARES = (5,)
 LEVELS = "What each level of PL-DC brings"
 SOURCES = "Where the thresholds come from"
 NO_PSEUDO = ("pseudo_label", "judged")
@@ -57,8 +57,8 @@ PLDC = Study(
         Step("segmenter.evaluate", ("evaluate",), output="evaluate"),
     ),
     rows=(
-        Variant("labels_alone", "labelled images alone", LEVELS, {"retrain.weak": False}, MORE, leaves_out=NO_PSEUDO),
-        Variant("single", "one threshold, on the product", LEVELS, single(0.3), MORE),
+        Variant("labels_alone", "labelled images alone", LEVELS, {"retrain.weak": False}, SHARES, leaves_out=NO_PSEUDO),
+        Variant("single", "one threshold, on the product", LEVELS, single(0.3), SHARES),
         Variant("dual", "D: two thresholds, three tiers", LEVELS, two("fixed"), SHARES),
         Variant("category", "C: + second opinion", LEVELS, {**single(0.3), "judge.correct": True}, SHARES),
         Variant(
@@ -67,7 +67,7 @@ PLDC = Study(
         ),
         Variant("dual_category", "D and C", LEVELS, two("fixed", correct=True), SHARES),
         Variant("dual_pixels", "D and U", LEVELS, two("fixed", weights=True), SHARES),
-        Variant("pldc", "D, C and U: all of PL-DC", LEVELS, two("fixed", correct=True, weights=True), MORE),
+        Variant("pldc", "D, C and U: all of PL-DC", LEVELS, two("fixed", correct=True, weights=True), SHARES),
         Variant("calibrated", "D calibrated", SOURCES, two("calibrated"), SHARES),
         Variant("adaptive", "D adaptive", SOURCES, two("adaptive"), SHARES),
     ),
