@@ -132,7 +132,8 @@ def check(kind: type[Any], value: Any, *, at: Loc) -> tuple[Any, list[str]]:
         # JSON is the strict mode that knows mappings, lists and numbers, and nothing else.
         checked = envelope.model_validate_json(json.dumps({"content": _completed(kind, value)}, default=str))
     except ValidationError as error:
-        return None, [_fault(kind, dict(item), at) for item in error.errors(include_url=False)]
+        found = [dict(item) for item in error.errors(include_url=False)]
+        return None, [_fault(kind, item, at) for item in _one_for_each_place(kind, found)]
     return getattr(checked, "content"), []  # noqa: B009 — the model is made at run time
 
 
@@ -201,6 +202,30 @@ def _read_yaml(path: Path) -> Any:
     return {} if content is None else content
 
 
+def _one_for_each_place(kind: type[Any], errors: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Join the errors that pydantic has of one value, one of each type that it might be, under that type's name."""
+    found: list[Mapping[str, Any]] = []
+    several: dict[Loc, list[Mapping[str, Any]]] = {}
+    for error in errors:
+        loc: Loc = error["loc"]
+        end = next((n for n in range(1, len(loc)) if _has_several_types(_type_at(kind, loc[1:n]))), None)
+        if end is None:
+            found.append(error)
+        else:
+            several.setdefault(loc[:end], []).append({**error, "loc": (*loc[:end], *loc[end + 1 :])})
+    for loc, each in several.items():
+        inside = [
+            error for error in each if len(error["loc"]) > len(loc)
+        ]  # the type fits, and something in it does not
+        expected = " or ".join(EXPECTED.get(error["type"], str(error["msg"])) for error in each)
+        found += inside or [{**each[0], "expected": expected}]
+    return found
+
+
+def _has_several_types(kind: Any) -> bool:
+    return get_origin(kind) in (UnionType, Union) and len(set(get_args(kind)) - {type(None)}) > 1
+
+
 def _fault(kind: type[Any], error: Mapping[str, Any], at: Loc) -> str:
     """Word one of pydantic's errors: where, what was expected, what came, what to do."""
     loc: Loc = tuple(part for part in error["loc"][1:] if part != "[key]")
@@ -217,7 +242,7 @@ def _fault(kind: type[Any], error: Mapping[str, Any], at: Loc) -> str:
         near = difflib.get_close_matches(str(got), allowed, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         return f"{where}: expected one of {', '.join(allowed)}, got {_show(got)}{hint}"
-    expected = EXPECTED.get(error["type"], str(error["msg"]))
+    expected = error.get("expected", EXPECTED.get(error["type"], str(error["msg"])))
     return f"{where}: expected {expected}, got {_show(got)}{_hint(error['type'], got)}"
 
 

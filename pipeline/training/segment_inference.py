@@ -21,7 +21,7 @@ from pipeline.masks.schema import Provenance
 from pipeline.masks.soft import soft_masks_to_instances
 from pipeline.masks.store import MaskStore
 from pipeline.models.solo_inference import DetectOptions, detect
-from pipeline.models.solov2 import SoloOutput, Solov2, Solov2Options, build_solov2
+from pipeline.models.solov2 import LEVEL_STRIDES, SoloOutput, Solov2, Solov2Options, build_solov2
 from pipeline.pseudo_labels.point_guided import (
     ALGORITHM,
     ALGORITHM_VERSION,
@@ -30,6 +30,7 @@ from pipeline.pseudo_labels.point_guided import (
     point_guided,
     scale_points,
 )
+from pipeline.training.bounds import require
 from pipeline.training.checkpoint import load_network, read_record
 from pipeline.training.segment_batches import pad_rgb, padded_hw, resize_rgb, resized_hw
 
@@ -188,6 +189,15 @@ class PointGuidedOptions:
     duplicate_iou: float = 0.75
     published: bool = False
     keep_prob: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        if len(self.min_area) != len(LEVEL_STRIDES) or min(self.min_area) < 0:
+            raise ValueError(
+                f"min_area: expected {len(LEVEL_STRIDES)} numbers of at least 0, one for each level, got "
+                f"{list(self.min_area)}"
+            )
+        require("duplicate_iou", self.duplicate_iou, "from 0 to 1", 0 <= self.duplicate_iou <= 1)
 
 
 def write_point_guided(

@@ -67,6 +67,7 @@ class SegmentPseudoLabelOptions(PointGuidedOptions):
 
     def __post_init__(self) -> None:
         """Refuse values out of range, and those that do not fit together."""
+        super().__post_init__()
         if self.opinion_stride not in (4, 8, 16, 32):
             raise ValueError(f"opinion_stride: expected 4, 8, 16 or 32, got {self.opinion_stride}")
         if not self.opinion_temperature > 0:

@@ -43,3 +43,26 @@ class SegmenterParams(DataParams):
     refiner: RefinerOptions = field(default_factory=RefinerOptions)
     retrain: StudentOptions = field(default_factory=StudentOptions)
     evaluate: SegmentEvaluateOptions = field(default_factory=SegmentEvaluateOptions)
+
+    def disagreements(self) -> list[str]:
+        """Say what is wrong between sections, one line each; hours would pass before a stage can say so."""
+        faults = super().disagreements()
+        labels, judge, retrain = self.pseudo_label, self.judge, self.retrain
+        if judge.correct and labels.opinion == "none":
+            faults.append(
+                "judge.correct: expected a second opinion beside it; set pseudo_label.opinion to prototypes or clip, "
+                "or judge.correct: false"
+            )
+        soft = labels.method == "detections" or labels.keep_prob
+        if judge.correct and not soft:
+            faults.append(
+                "judge.correct: expected the probabilities of all classes beside it; set pseudo_label.keep_prob: true "
+                "(or method: detections)"
+            )
+        learns = retrain.weak and retrain.masks != "refined" and not retrain.unlabeled.online
+        if learns and retrain.unlabeled.pixel_weights != "off" and not soft:
+            faults.append(
+                "retrain.unlabeled.pixel_weights: expected soft masks beside it; set pseudo_label.keep_prob: true (or "
+                "method: detections), or pixel_weights: off"
+            )
+        return faults

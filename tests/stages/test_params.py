@@ -37,13 +37,14 @@ class Section:
     sides_px: tuple[int, ...] = (1,)
     phases: Mapping[str, Phase] = field(default_factory=dict)
     at_most: float | None = None
+    thr: float | tuple[float, ...] = 0.5
 
 
 @pytest.mark.parametrize(
     ("given", "fault"),
     [
         ({"first": {"stepps": 1}}, "section.first.stepps: unknown key; did you mean 'steps'?"),
-        ({"qqq": 1}, "section.qqq: unknown key; known here: first, method, name, on, sides_px, phases, at_most"),
+        ({"qqq": 1}, "section.qqq: unknown key; known here: first, method, name, on, sides_px, phases, at_most, thr"),
         ({"phases": {"a": {"rte": 1}}}, "section.phases.a.rte: unknown key; did you mean 'rate'?"),
         ({"first": {"steps": "3"}}, 'section.first.steps: expected a whole number, got "3"; write it without quotes'),
         ({"first": {"steps": 3.5}}, "section.first.steps: expected a whole number, got 3.5"),
@@ -60,6 +61,10 @@ class Section:
         ({"sides_px": 3}, "section.sides_px: expected a list, got 3; write [3]"),
         ({"sides_px": [3, "4"]}, 'section.sides_px.1: expected a whole number, got "4"'),
         ({"at_most": "x"}, 'section.at_most: expected a number, got "x"'),
+        ({"thr": "high"}, 'section.thr: expected a number or a list, got "high"'),
+        ({"thr": "0.5"}, 'section.thr: expected a number or a list, got "0.5"; write it without quotes'),
+        ({"thr": [0.5, "high"]}, 'section.thr.1: expected a number, got "high"'),
+        ({"thr": None}, "section.thr: expected a number or a list, got null; give a value, or remove the key"),
     ],
 )
 def test_each_fault_names_key_expectation_value_and_remedy(given: dict[str, Any], fault: str) -> None:
