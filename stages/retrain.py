@@ -1,11 +1,9 @@
 """Stage ``retrain``: the student, trained on labelled images and pseudo-labels."""
 
-from pipeline.compute.device import resolve_device
 from pipeline.masks.store import MaskStore
 from pipeline.training.checkpoint import MODEL_FILE
 from pipeline.training.crowd import train_student
 from pipeline.training.ranks import Ranks
-from pipeline.training.run_place import RunPlace
 from stages.command import (
     DEFAULT_DATASET,
     DEFAULT_PARAMS,
@@ -22,7 +20,7 @@ from stages.command import (
 from stages.params import load_params
 from stages.paths import RunPaths
 from stages.run_inputs import RunInputs, print_figures
-from stages.training_options import DevicesOption, NumNodesOption, PrecisionOption, with_precision
+from stages.training_options import DevicesOption, NumNodesOption, PrecisionOption, training_place, with_precision
 
 app = stage_app("Train the student on the labelled images and on the teacher's pseudo-labels.")
 
@@ -60,13 +58,7 @@ def main(
         options=with_precision(settings.retrain, precision),
         energy=settings.pseudo_label.energy,
         seed=seed,
-        place=RunPlace(
-            out=paths.retrain,
-            resume=paths.resume / "retrain",
-            log=paths.logs / "retrain.jsonl",
-            device=resolve_device(device),
-            ranks=Ranks(devices, num_nodes),
-        ),
+        place=training_place(paths, paths.retrain, device=device, ranks=Ranks(devices, num_nodes)),
     )
     print_figures(f"{dataset}: student", figures)
 

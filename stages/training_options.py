@@ -1,11 +1,16 @@
-"""Options that say on how many devices a training computes, and how exactly."""
+"""Options that say on how many devices a training computes, and how exactly; and where it stands."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 
+from pipeline.compute.device import resolve_device
 from pipeline.training.options import Precision, RetrainOptions, WarmupOptions
+from pipeline.training.ranks import Ranks
+from pipeline.training.run_place import RunPlace
+from stages.paths import RunPaths
 
 Options = TypeVar("Options", WarmupOptions, RetrainOptions)
 
@@ -32,3 +37,24 @@ PrecisionOption = Annotated[
 def with_precision(options: Options, precision: Precision | None) -> Options:
     """Give the options of a training with another precision, if one was asked for."""
     return options if precision is None else replace(options, loop=replace(options.loop, precision=precision))
+
+
+def training_place(paths: RunPaths, out: Path, *, device: str, ranks: Ranks = Ranks(1, 1)) -> RunPlace:  # noqa: B008
+    """Give the folders and the device of a training; all are named after its output.
+
+    Args:
+        paths: Of its run.
+        out: Folder of its output.
+        device: As the command's option has it.
+        ranks: On how many devices and machines.
+
+    Raises:
+        PipelineError: If there is no such device.
+    """
+    return RunPlace(
+        out=out,
+        resume=paths.resume / out.name,
+        log=paths.logs / f"{out.name}.jsonl",
+        device=resolve_device(device),
+        ranks=ranks,
+    )

@@ -1,10 +1,8 @@
 """Stage ``warmup``: the teacher, trained on the labelled images."""
 
-from pipeline.compute.device import resolve_device
 from pipeline.masks.store import MaskStore
 from pipeline.training.crowd import train_teacher
 from pipeline.training.ranks import Ranks
-from pipeline.training.run_place import RunPlace
 from stages.command import (
     DEFAULT_DATASET,
     DEFAULT_PARAMS,
@@ -19,7 +17,7 @@ from stages.command import (
 from stages.params import load_params
 from stages.paths import RunPaths
 from stages.run_inputs import RunInputs, print_figures
-from stages.training_options import DevicesOption, NumNodesOption, PrecisionOption, with_precision
+from stages.training_options import DevicesOption, NumNodesOption, PrecisionOption, training_place, with_precision
 
 app = stage_app("Train the teacher on the labelled images: to count heads, then to tell their masks apart.")
 
@@ -50,13 +48,7 @@ def main(
         model=settings.model,
         options=with_precision(settings.warmup, precision),
         seed=seed,
-        place=RunPlace(
-            out=paths.warmup,
-            resume=paths.resume / "warmup",
-            log=paths.logs / "warmup.jsonl",
-            device=resolve_device(device),
-            ranks=Ranks(devices, num_nodes),
-        ),
+        place=training_place(paths, paths.warmup, device=device, ranks=Ranks(devices, num_nodes)),
     )
     print_figures(f"{dataset}: teacher", figures)
 

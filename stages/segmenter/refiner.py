@@ -2,10 +2,8 @@
 
 from pipeline.compute.device import resolve_device
 from pipeline.masks.store import MaskStore
-from pipeline.training.ranks import Ranks
 from pipeline.training.refiner import train_refiner
 from pipeline.training.rough_masks import write_rough_masks
-from pipeline.training.run_place import RunPlace
 from stages.command import (
     DEFAULT_DATASET,
     DEFAULT_PARAMS,
@@ -20,6 +18,7 @@ from stages.command import (
 from stages.params import load_segmenter_params
 from stages.paths import RunPaths
 from stages.run_inputs import RunInputs, print_figures
+from stages.training_options import training_place
 
 app = stage_app("Train the refiner on what the teacher's early weights make of the strong images.")
 
@@ -53,13 +52,7 @@ def main(
         options=settings.refiner,
         n_classes=n_classes,
         seed=seed,
-        place=RunPlace(
-            out=paths.refiner,
-            resume=paths.resume / "refiner",
-            log=paths.logs / "refiner.jsonl",
-            device=target,
-            ranks=Ranks(1, 1),
-        ),
+        place=training_place(paths, paths.refiner, device=device),
     )
     print_figures(f"{dataset}: refiner", figures)
 

@@ -1,10 +1,8 @@
 """Stage ``retrain`` of the segmenter: SOLOv2 on strong and weak images."""
 
-from pipeline.compute.device import resolve_device
 from pipeline.masks.store import MaskStore
 from pipeline.training.checkpoint import MODEL_FILE
 from pipeline.training.ranks import Ranks
-from pipeline.training.run_place import RunPlace
 from pipeline.training.segmenter import train_segmenter_student
 from stages.command import (
     DEFAULT_DATASET,
@@ -21,7 +19,7 @@ from stages.params import load_segmenter_params
 from stages.paths import RunPaths
 from stages.run_inputs import RunInputs, print_figures
 from stages.segmenter.learnt_masks import open_learnt_masks, open_online_teacher
-from stages.training_options import DevicesOption, NumNodesOption
+from stages.training_options import DevicesOption, NumNodesOption, training_place
 
 app = stage_app("Train SOLOv2 on the strong images' masks and the weak images' pseudo-labels.")
 
@@ -53,13 +51,7 @@ def main(
         options=settings.retrain,
         seed=seed,
         online=open_online_teacher(paths, settings.retrain),
-        place=RunPlace(
-            out=paths.retrain,
-            resume=paths.resume / "retrain",
-            log=paths.logs / "retrain.jsonl",
-            device=resolve_device(device),
-            ranks=Ranks(devices, num_nodes),
-        ),
+        place=training_place(paths, paths.retrain, device=device, ranks=Ranks(devices, num_nodes)),
     )
     print_figures(f"{dataset}: student", figures)
 

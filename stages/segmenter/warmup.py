@@ -1,9 +1,7 @@
 """Stage ``warmup`` of the segmenter: SOLOv2 on the strong images."""
 
-from pipeline.compute.device import resolve_device
 from pipeline.masks.store import MaskStore
 from pipeline.training.ranks import Ranks
-from pipeline.training.run_place import RunPlace
 from pipeline.training.segmenter import train_segmenter_teacher
 from stages.command import (
     DEFAULT_DATASET,
@@ -19,7 +17,7 @@ from stages.command import (
 from stages.params import load_segmenter_params
 from stages.paths import RunPaths
 from stages.run_inputs import RunInputs, print_figures
-from stages.training_options import DevicesOption, NumNodesOption
+from stages.training_options import DevicesOption, NumNodesOption, training_place
 
 app = stage_app("Train SOLOv2 on the strong images: those that have masks.")
 
@@ -48,13 +46,7 @@ def main(
         MaskStore.open(paths.annotate),
         options=settings.warmup,
         seed=seed,
-        place=RunPlace(
-            out=paths.warmup,
-            resume=paths.resume / "warmup",
-            log=paths.logs / "warmup.jsonl",
-            device=resolve_device(device),
-            ranks=Ranks(devices, num_nodes),
-        ),
+        place=training_place(paths, paths.warmup, device=device, ranks=Ranks(devices, num_nodes)),
     )
     print_figures(f"{dataset}: teacher", figures)
 
