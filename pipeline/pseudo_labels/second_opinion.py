@@ -14,7 +14,8 @@ from pipeline.compute.files import write_table
 from pipeline.errors import PipelineError
 from pipeline.masks.instances import Instances
 
-SECOND_OPINION_FILE = "second_opinion.parquet"
+NOBODY = "nobody"
+"""Name of no opinion: the file is there, so that what a stage writes does not depend on its options."""
 
 Floats64 = npt.NDArray[np.float64]
 
@@ -40,17 +41,20 @@ class SecondOpinions:
         Raises:
             PipelineError: If it is missing or something else.
         """
+        remedy = (
+            "judge.correct needs a second opinion; set pseudo_label.opinion to prototypes or clip and run the "
+            "pseudo_label stage again, or set judge.correct: false"
+        )
         if not path.is_file():
-            raise PipelineError(
-                f"{path}: does not exist, and judge.correct needs a second opinion; set pseudo_label.opinion to "
-                "prototypes or clip and run the pseudo_label stage again, or set judge.correct: false"
-            )
+            raise PipelineError(f"{path}: does not exist, and {remedy}")
         try:
             table = pq.read_table(path)
             name = (table.schema.metadata or {}).get(b"opinion", b"").decode()
             n_classes = table.schema.field("probs").type.list_size
         except (OSError, pa.ArrowException, KeyError, AttributeError) as error:
             raise PipelineError(f"{path}: is no table of second opinions ({error}); run pseudo_label again") from error
+        if name == NOBODY:
+            raise PipelineError(f"{path}: nobody was asked, and {remedy}")
         probs = np.asarray(table["probs"].combine_chunks().flatten(), dtype=np.float64).reshape(-1, n_classes)
         point_id = table["point_id"].to_numpy()
         image_ids = np.asarray(table["image_id"].to_pylist(), dtype=object)

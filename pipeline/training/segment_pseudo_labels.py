@@ -29,7 +29,7 @@ from pipeline.pseudo_labels.category import (
     SecondOpinion,
     masked_mean_features,
 )
-from pipeline.pseudo_labels.second_opinion import write_second_opinions
+from pipeline.pseudo_labels.second_opinion import NOBODY, write_second_opinions
 from pipeline.pseudo_labels.soft_view import View, read_coverage
 from pipeline.training.segment_inference import PointGuidedOptions, Segmenter
 from pipeline.training.segmenter_options import all_detections
@@ -241,7 +241,7 @@ def write_opinions(
         strong_ids: As there.
         store: The pseudo-labels.
         weights: The teacher's checkpoint.
-        options: Who is asked; not ``none``.
+        options: Who is asked; of ``none`` the file says that it was nobody.
         out: The file; replaced when all is done.
         device: Where to compute.
 
@@ -252,6 +252,8 @@ def write_opinions(
         PipelineError: If a class has no labelled instance, or weights cannot be had.
     """
     names = prepared.class_names
+    if options.opinion == "none":
+        return write_second_opinions(out, iter(()), name=NOBODY, n_classes=len(names))
     opinion: SecondOpinion
     if options.opinion == "clip":
         from pipeline.pseudo_labels.clip_opinion import ClipOpinion  # late: it is an extra

@@ -59,11 +59,10 @@ def main(
                 device=target,
             )  # fmt: skip
             listed = f"{n_rows:,} detections, unfiltered"
-    if options.opinion != "none":
-        write_opinions(
-            prepared, MaskStore.open(paths.annotate), inputs.splits.labeled_train, MaskStore.open(paths.pseudo_label),
-            weights, options=options, out=paths.second_opinion, device=target,
-        )  # fmt: skip
+    write_opinions(
+        prepared, MaskStore.open(paths.annotate), inputs.splits.labeled_train, MaskStore.open(paths.pseudo_label),
+        weights, options=options, out=paths.second_opinion, device=target,
+    )  # fmt: skip
     console.print(
         f"{len(inputs.splits.unlabeled):,} weak images: {listed or 'no point'}; masks in {paths.pseudo_label}"
     )

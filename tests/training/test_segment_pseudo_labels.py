@@ -162,6 +162,16 @@ def test_opinions_of_all_rows_are_written(shapes, weights, tmp_path):
     assert n_rows == total
 
 
+def test_where_nobody_is_asked_the_file_says_so(shapes, weights, tmp_path):
+    store = detect(shapes, weights, tmp_path)
+    options = SegmentPseudoLabelOptions(opinion="none")
+    write_opinions(
+        shapes, shapes.truth, (), store, weights, options=options, out=tmp_path / "second.parquet", device=CPU
+    )
+    with pytest.raises(PipelineError, match=r"second.parquet: nobody was asked.*pseudo_label.opinion"):
+        SecondOpinions.open(tmp_path / "second.parquet")
+
+
 def test_an_opinion_of_nan_stops_the_stage(shapes, weights, tmp_path, monkeypatch):
     store = detect(shapes, weights, tmp_path)
 
