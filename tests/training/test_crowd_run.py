@@ -7,8 +7,8 @@ import torch
 
 from pipeline.errors import PipelineError
 from pipeline.training.crowd_run import CrowdRun
+from pipeline.training.options import UnlabeledOptions
 from pipeline.training.ranks import Ranks
-from pipeline.training.view_options import StrongViewOptions
 from tests.training.conftest import WARMUP
 
 
@@ -39,7 +39,8 @@ class Rank:
 def test_ranks_divide_the_batch_that_one_process_has(blob_run):
     run = make_run(blob_run)
     whole, first, second = (
-        run.batches(Rank(*one), pseudo=None, strong=StrongViewOptions())(5).labeled for one in ((0, 1), (0, 2), (1, 2))
+        run.batches(Rank(*one), pseudo=None, unlabeled=UnlabeledOptions())(5).labeled
+        for one in ((0, 1), (0, 2), (1, 2))
     )
     assert torch.equal(torch.cat([first.images, second.images]), whole.images)
     assert torch.equal(torch.cat([first.label_maps, second.label_maps]), whole.label_maps)
@@ -49,7 +50,7 @@ def test_ranks_divide_the_batch_that_one_process_has(blob_run):
 
 def test_a_batch_names_its_images(blob_run):
     run = make_run(blob_run)
-    batches = run.batches(Rank(1, 2), pseudo=None, strong=StrongViewOptions())
+    batches = run.batches(Rank(1, 2), pseudo=None, unlabeled=UnlabeledOptions())
     named = batches.describe(0).removeprefix("crops of the labelled images ").split(", ")
     assert len(named) == WARMUP.crops.batch
     assert set(named) <= set(run.splits.labeled_train)
