@@ -54,8 +54,9 @@ def main(
     settings = load_params(params)
     paths = RunPaths(dataset, labeled_pct=labeled_pct, seed=seed, round=round, teacher=teacher)
     inputs = RunInputs.open(paths, settings)
-    unlabeled = inputs.splits.unlabeled, settings.pseudo_label, paths.pseudo_label
-    held_out = inputs.splits.labeled_val, replace(settings.pseudo_label, keep_prob=False), paths.held_out
+    unlabeled = inputs.splits.unlabeled, ("train",), settings.pseudo_label, paths.pseudo_label
+    without = replace(settings.pseudo_label, keep_prob=False)
+    held_out = inputs.splits.labeled_val, ("train", "val"), without, paths.held_out
     n_held_out, n_candidates = (
         write_pseudo_labels(
             inputs.prepared,
@@ -67,8 +68,9 @@ def main(
             log=paths.logs / f"{out.name}.jsonl",
             device=resolve_device(device),
             round_number=paths.round_number,
+            splits=splits,
         )
-        for image_ids, options, out in (held_out, unlabeled)
+        for image_ids, splits, options, out in (held_out, unlabeled)
     )
     console.print(
         f"{n_candidates:,} candidates on {len(inputs.splits.unlabeled):,} unlabelled images in {paths.pseudo_label}, "

@@ -1,7 +1,7 @@
 """A prepared data set: images, points and true masks as tables, whatever the source looked like."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -173,17 +173,18 @@ class Prepared:
         """
         return self.images[self._index(image_id)]
 
-    def require_train(self, image_ids: Sequence[str], what: str) -> None:
-        """Refuse images of another split than ``train``.
+    def require_split(self, image_ids: Sequence[str], splits: Collection[str], what: str) -> None:
+        """Refuse images of other splits.
 
         Args:
             image_ids: The images.
+            splits: Splits that they may be of.
             what: What they shall get, for the message.
 
         Raises:
             PipelineError: If one is in another split, or the data set has no such image.
         """
-        others = [image_id for image_id in image_ids if self.image(image_id).split != "train"]
+        others = [image_id for image_id in image_ids if self.image(image_id).split not in splits]
         if others:
             more = f" and {len(others) - 5} more" if len(others) > 5 else ""
             raise PipelineError(

@@ -1,6 +1,6 @@
 """Pseudo-labels: the teacher's energy masks of whole unlabelled images, into a mask store."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -33,12 +33,13 @@ def write_pseudo_labels(
     log: Path,
     device: torch.device,
     round_number: int = 0,
+    splits: Collection[str] = ("train",),
 ) -> int:
     """Write the teacher's candidates of every image, one row each, with their energy masks.
 
     Args:
         prepared: The data set; no points are read.
-        image_ids: Training images: the unlabelled ones, or the held-out labelled ones.
+        image_ids: The unlabelled images, or the held-out labelled ones.
         teacher: The teacher's checkpoint.
         model: Network that the checkpoint must hold.
         options: Energy and tiles.
@@ -46,14 +47,15 @@ def write_pseudo_labels(
         log: JSON lines, one for each image.
         device: Where to compute.
         round_number: Rounds of self-training before this one; stands in the store's column ``round``.
+        splits: The images' splits; held-out labelled images may be a data set's validation images.
 
     Returns:
         Number of candidates.
 
     Raises:
-        PipelineError: If the checkpoint or an image cannot be read, or an image is not a training image.
+        PipelineError: If the checkpoint or an image cannot be read, or an image is in another split.
     """
-    prepared.require_train(image_ids, "pseudo-labels")
+    prepared.require_split(image_ids, splits, "pseudo-labels")
     net, _ = load_crowd_net(teacher, device=device, expected=model)
     provenance = Provenance(
         algorithm=ALGORITHM,

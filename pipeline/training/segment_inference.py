@@ -1,6 +1,6 @@
 """A trained SOLOv2 at work: loading it, detecting instances in whole images, and looking masks up at given points."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -212,12 +212,13 @@ def write_point_guided(
     log: Path,
     device: torch.device,
     round_number: int = 0,
+    splits: Collection[str] = ("train",),
 ) -> dict[str, int]:
     """Write one row for each point of every image: its mask, scores and status.
 
     Args:
         prepared: The data set; points are read, true masks only for ``choose: size_oracle``.
-        image_ids: Training images.
+        image_ids: Weak images, or the held-out strong ones.
         weights: The teacher's checkpoint.
         options: How masks are looked up.
         n_classes: Classes of the data set.
@@ -226,14 +227,15 @@ def write_point_guided(
         log: JSON lines, one for each image.
         device: Where to compute.
         round_number: Rounds of self-training before this one.
+        splits: The images' splits; held-out strong images may be a data set's validation images.
 
     Returns:
         Status → number of points.
 
     Raises:
-        PipelineError: If the checkpoint or an image cannot be read, or an image is not a training image.
+        PipelineError: If the checkpoint or an image cannot be read, or an image is in another split.
     """
-    prepared.require_train(image_ids, "pseudo-labels")
+    prepared.require_split(image_ids, splits, "pseudo-labels")
     segmenter = Segmenter.load(weights, n_classes=n_classes, device=device)
     provenance = Provenance(
         algorithm=ALGORITHM,

@@ -3,7 +3,7 @@
 Nothing is filtered: judging (:mod:`~pipeline.pseudo_labels.judging`) comes after, without a network.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -94,25 +94,28 @@ def write_detections(
     out: Path,
     log: Path,
     device: torch.device,
+    splits: Collection[str] = ("train",),
 ) -> int:
     """Write every instance that the teacher might see, with soft masks and the probabilities of all classes.
 
     Args:
         prepared: The data set; no points are read.
-        image_ids: Training images.
+        image_ids: Weak images, or the held-out strong ones.
         weights: The teacher's checkpoint.
         options: The floor.
         n_classes: Classes of the data set.
         out: The mask store; replaced when all is done.
         log: JSON lines, one for each image.
         device: Where to compute.
+        splits: The images' splits; held-out strong images may be a data set's validation images.
 
     Returns:
         Number of rows.
 
     Raises:
-        PipelineError: If the checkpoint or an image cannot be read.
+        PipelineError: If the checkpoint or an image cannot be read, or an image is in another split.
     """
+    prepared.require_split(image_ids, splits, "pseudo-labels")
     segmenter = Segmenter.load(weights, n_classes=n_classes, device=device)
     provenance = Provenance(DETECTIONS, DETECTIONS_VERSION, {"detect": asdict(options)}, digest_file(weights))
     total = 0

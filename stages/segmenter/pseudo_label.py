@@ -44,19 +44,23 @@ def main(
     paths = RunPaths(dataset, labeled_pct=labeled_pct, seed=seed)
     inputs = RunInputs.open(paths, settings)
     prepared, options, target = inputs.prepared, settings.pseudo_label, resolve_device(device)
-    weights, log, n_classes = paths.warmup / MODEL_FILE, paths.logs / "pseudo_label.jsonl", len(prepared.class_names)
+    weights, n_classes = paths.warmup / MODEL_FILE, len(prepared.class_names)
     listed = ""
-    for image_ids, out in ((inputs.splits.labeled_val, paths.held_out), (inputs.splits.unlabeled, paths.pseudo_label)):
+    for image_ids, splits, out in (
+        (inputs.splits.labeled_val, ("train", "val"), paths.held_out),
+        (inputs.splits.unlabeled, ("train",), paths.pseudo_label),
+    ):
+        log = paths.logs / f"{out.name}.jsonl"
         if options.method == "points":
             found = write_point_guided(
                 prepared, image_ids, weights, options=options, n_classes=n_classes, seed=seed, out=out, log=log,
-                device=target,
+                device=target, splits=splits,
             )  # fmt: skip
             listed = ", ".join(f"{n:,} {status}" for status, n in sorted(found.items(), key=lambda one: -one[1]))
         else:
             n_rows = write_detections(
                 prepared, image_ids, weights, options=options.detect, n_classes=n_classes, out=out, log=log,
-                device=target,
+                device=target, splits=splits,
             )  # fmt: skip
             listed = f"{n_rows:,} detections, unfiltered"
     write_opinions(

@@ -86,13 +86,13 @@ def test_a_missing_image_is_named(jhu: Path) -> None:
 def test_images_of_another_split_are_refused_by_name(jhu: Path) -> None:
     prepared = Prepared.open(jhu)
     train, test = ([row.image_id for row in prepared.of_split(split)] for split in ("train", "test"))
-    prepared.require_train(train, "masks")
+    prepared.require_split(train, ("train",), "masks")
     with pytest.raises(PipelineError, match=rf"masks are for training images only, but {test[1]} are in .*prepare"):
-        prepared.require_train([*train, test[1]], "masks")
+        prepared.require_split([*train, test[1]], ("train", "val"), "masks")
     with pytest.raises(PipelineError, match=r"0001 and 2 more are"):
-        prepared.require_train(test * 3 + train + test[:1], "masks")
+        prepared.require_split(test * 3 + train + test[:1], ("train",), "masks")
     with pytest.raises(PipelineError, match=r"has no image 'nowhere'"):
-        prepared.require_train(["nowhere"], "masks")
+        prepared.require_split(["nowhere"], ("train",), "masks")
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ def test_the_same_teacher_gives_the_same_bytes(finished_run, tmp_path):
     assert folder_bytes(tmp_path / "again") == folder_bytes(finished_run.root / "pseudo_label")
 
 
-def test_test_images_are_refused(finished_run, tmp_path):
+@pytest.mark.parametrize("splits", [("train",), ("train", "val")])
+def test_test_images_are_refused(finished_run, tmp_path, splits):
     with pytest.raises(PipelineError, match="training images only, but test/00"):
         write_pseudo_labels(
             finished_run.prepared,
@@ -45,6 +46,7 @@ def test_test_images_are_refused(finished_run, tmp_path):
             out=tmp_path / "again",
             log=tmp_path / "log.jsonl",
             device=CPU,
+            splits=splits,
         )
     assert not list(tmp_path.iterdir())
 

@@ -75,6 +75,15 @@ def test_every_row_above_the_floor_is_stored_with_all_that_judging_needs(shapes,
     assert rows.class_score.min() >= 0.05
 
 
+def test_test_images_get_no_pseudo_labels(shapes, weights, tmp_path):
+    with pytest.raises(PipelineError, match="pseudo-labels are for training images only"):
+        write_detections(
+            shapes, split_shapes(shapes).test, weights, options=all_detections(), n_classes=2, out=tmp_path / "store",
+            log=tmp_path / "log.jsonl", device=CPU, splits=("train", "val"),
+        )  # fmt: skip
+    assert not (tmp_path / "store").exists()
+
+
 def test_a_store_knows_whether_its_rows_are_of_points():
     detections = Provenance("solov2_detections", 1)
     assert not has_row_for_each_point(detections)

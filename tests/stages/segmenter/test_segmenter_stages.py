@@ -200,3 +200,18 @@ def test_judging_comes_before_learning_from_it(home):
     done = runner.invoke(retrain.app, RUN)
     assert done.exit_code == 1
     assert "judged" in done.output
+
+
+@pytest.mark.parametrize("method", ["points", "detections"])
+def test_validation_images_are_held_out_where_there_are_any(home, method):
+    scenes = home / "data" / "shapes" / "raw" / "scenes.yaml"
+    scenes.write_text(SCENES + "  val: {images: 2, height_px: 48, width_px: 64, objects: [1, 4], size_px: [10, 30]}\n")
+    put(home, pseudo_label={"method": method})
+    for stage in (prepare, nnec, annotate):
+        options = ["--device", "cpu", "--workers", "1", "--cache", "cache"] if stage is annotate else []
+        run(stage, ["--dataset", "shapes", *options])
+    run(warmup)
+    run(pseudo_label)
+    paths = RunPaths("shapes", labeled_pct=50, seed=0)
+    assert [one.split("/")[0] for one in MaskStore.open(paths.held_out).image_ids] == ["val", "val"]
+    run(judge, RUN[:4])
