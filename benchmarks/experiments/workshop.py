@@ -101,7 +101,7 @@ class Workshop:
         self, earlier: Sequence[Step], step: Step, run: Run, params: Mapping[str, Any], before: Path | None
     ) -> Path:
         """Do one step, unless it is done; give its folder."""
-        sections = {name: params[name] for name in step.sections}
+        sections = {name: params.get(name) for name in step.sections}  # one that the file lacks takes its defaults
         inputs = [before.name if before else self.study.scenes, step.stage, sections]
         if step.per_run:
             inputs += [run.labeled_pct, run.seed]

@@ -44,7 +44,7 @@ def calls(monkeypatch):
         data = folder / "data" / "tiny"
         seen = sorted(str(path.relative_to(data)) for path in data.rglob("trace"))
         (place / "trace").touch()
-        (place / "metrics.json").write_text(json.dumps({"mae": params["retrain"]["w_bg"], "seen": seen}))
+        (place / "metrics.json").write_text(json.dumps({"mae": params["retrain"].get("w_bg"), "seen": seen}))
 
     monkeypatch.setattr(Workshop, "_call", call)
     return made
@@ -177,6 +177,17 @@ def test_a_row_may_have_its_own_file_and_steps_and_shares_the_first(workshop, ca
     assert params["retrain"]["gate"] == {"max_error_ratio": 100.0, "min_count_ratio": 0.5}
     assert params["warmup"]["crops"] == {"size_px": 96, "batch": 4}
     assert [step.stage for step in workshop.study.steps_of(own)] == ["prepare", "retrain"]
+
+
+def test_a_section_that_a_file_lacks_takes_its_defaults(workshop, calls):
+    lacking = Variant(
+        "lacking", "lacking", "t", params="recipes/compare/params/solov2.yaml",
+        steps=(*STUDY.steps[:2], Step("refine", ("refiner",))),
+    )  # fmt: skip
+    workshop.study = replace(STUDY, changes={}, figures={})
+    assert "refiner" not in workshop.parameters(Run(lacking, 10, 0))
+    workshop.do(Run(lacking, 10, 0))
+    assert calls == ["prepare", "annotate", "refine"]
 
 
 def test_a_study_may_measure_more_of_each_run(workshop):
