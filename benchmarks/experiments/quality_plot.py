@@ -16,7 +16,7 @@ from pipeline.report.svg import ACCENT, SECOND, TEXT, THIRD, svg_plot
 SIZE_IN = 10.8, 5.0
 PANELS = {"ap": "AP", "matched_iou_truth": "matched IoU"}
 COST = "annotation_hours"
-GAP_PT = 5.0
+GAP_PT = 8.0
 KINDS = {
     Labels("dots"): ("points without classes", ACCENT, "o", False),
     Labels("points"): ("points", ACCENT, "o", True),
@@ -119,6 +119,6 @@ def _label(figure: Figure, axes: Axes, quality: str, shown: Sequence[Mean]) -> N
     for text, (x, y), box in zip(texts, anchors, boxes, strict=True):
         text.set_position(((box[0] + box[2]) / 2 - x, (box[1] + box[3]) / 2 - y))
         end = leader((x, y), box)
-        if abs(end[0] - x) + abs(end[1] - y) > 2.5 * GAP_PT:
+        if abs(end[0] - x) + abs(end[1] - y) > 2 * GAP_PT:
             xs, ys = zip(text.xy, axes.transData.inverted().transform((end[0] / points, end[1] / points)), strict=True)
             axes.plot(xs, ys, color=TEXT, linewidth=0.6, alpha=0.6, zorder=2)

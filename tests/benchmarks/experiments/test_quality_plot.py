@@ -46,8 +46,9 @@ def test_labels_cover_neither_each_other_nor_a_point(seed):
         )
         places = np.concatenate([one.get_offsets() for one in axes.collections if isinstance(one, PathCollection)])
         assert len(places) == len(wanted)
+        side = 4.5 * figure.dpi / 72  # half of a marker, its edge included, pixels
         for x, y in axes.transData.transform(places):
-            assert not [box for box in boxes if overlap((x - 3, y - 3, x + 3, y + 3), tuple(box))]
+            assert not [box for box in boxes if overlap((x - side, y - side, x + side, y + side), tuple(box))]
 
 
 def test_the_image_follows_light_and_dark_and_names_what_people_mark():
