@@ -1,4 +1,4 @@
-"""``python -m benchmarks.experiments crowd`` makes the tables of docs/experiments.md.
+"""``python -m benchmarks.experiments crowd`` makes the tables of docs/experiments.md, ``compare`` those of compare.md.
 
 It goes on where it was stopped and repeats nothing that is done. Every run is what a user would do: the stages, one
 after the other, on a ``params.yaml`` that differs in a few values.
@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.experiments.compare import COMPARE
 from benchmarks.experiments.crowd import CROWD
 from benchmarks.experiments.pldc import PLDC
 from benchmarks.experiments.shapes import SHAPES
@@ -21,7 +22,7 @@ from pipeline.compute.files import atomic_write_bytes
 from pipeline.errors import PipelineError
 from stages.command import fails_clearly
 
-STUDIES: dict[str, Study] = {study.name: study for study in (CROWD, SHAPES, PLDC)}
+STUDIES: dict[str, Study] = {study.name: study for study in (CROWD, SHAPES, PLDC, COMPARE)}
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -62,6 +63,9 @@ def main(
     found = {(run.variant.key, run.labeled_pct, run.seed): workshop.figures(run) or {} for run in runs}
     text = write_tables(chosen, rows, found)
     atomic_write_bytes(workshop.root / "tables.md", text.encode())
+    if chosen.draw is not None:
+        for name, content in chosen.draw(rows, found).items():
+            atomic_write_bytes(workshop.root / name, content)
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 

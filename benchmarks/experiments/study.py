@@ -1,12 +1,17 @@
 """What an experiment consists of: its data, the stages of a run, the rows of its tables."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.experiments.label_cost import Labels
+
 REPOSITORY = Path(__file__).parents[2]
+
+Found = Mapping[tuple[str, int, int], Mapping[str, float]]
+"""(row, labelled share, seed) → figures of a run that is done."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,7 @@ class Step:
         output: Folder that it writes, below the data set's or the run's; None for one of its own name.
         options: Further options of the command; ``{cache}`` stands for a folder that all runs share.
         also: Files and folders that it writes beside ``output``, in the same place; those that are not there are none.
+        timed: Whether its time counts in a run's ``minutes``: what lies between labels and the last network.
     """
 
     stage: str
@@ -28,6 +34,7 @@ class Step:
     output: str | None = None
     options: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
+    timed: bool = False
 
     @property
     def folder(self) -> str:
@@ -46,6 +53,9 @@ class Variant:
         changes: Dotted parameter → value.
         labeled_pcts: Labelled shares, percent.
         leaves_out: Folders of the steps that this row does not need.
+        params: Parameter file that it starts from, below the repository, where it is not the study's.
+        steps: Its stages, where they are not the study's.
+        labels: What people mark for it; its table then says so.
     """
 
     key: str
@@ -54,6 +64,13 @@ class Variant:
     changes: Mapping[str, Any] = field(default_factory=dict)
     labeled_pcts: tuple[int, ...] = (10,)
     leaves_out: tuple[str, ...] = ()
+    params: str | None = None
+    steps: tuple[Step, ...] | None = None
+    labels: Labels | None = None
+
+    def describe_labels(self, labeled_pct: int) -> str:
+        """Say what people mark, or how large the labelled share is."""
+        return f"{labeled_pct} %" if self.labels is None else self.labels.describe(labeled_pct)
 
 
 @dataclass(frozen=True)
@@ -70,6 +87,8 @@ class Study:
         rows: What is compared.
         figures: Figure in ``metrics.json`` → its name in the tables; a row that lacks it shows a dash.
         seeds: Number of seeds.
+        measure: Gives further figures of a run from its data set's folder and its parameters.
+        draw: Gives further files from all runs that are done: name → content.
     """
 
     name: str
@@ -81,6 +100,17 @@ class Study:
     rows: tuple[Variant, ...]
     figures: Mapping[str, str]
     seeds: int = 3
+    measure: "Callable[[Run, Path, Mapping[str, Any]], Mapping[str, float]] | None" = None
+    draw: Callable[[Sequence[Variant], Found], Mapping[str, bytes]] | None = None
+
+    def steps_of(self, variant: Variant) -> tuple[Step, ...]:
+        """Give the stages of a row, in order."""
+        steps = self.steps if variant.steps is None else variant.steps
+        return tuple(step for step in steps if step.folder not in variant.leaves_out)
+
+    def params_of(self, variant: Variant) -> Path:
+        """Give the parameter file that a row starts from."""
+        return REPOSITORY / (variant.params or self.params)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,9 @@
 """The tables of ``docs/experiments.md``: mean ± standard deviation over seeds."""
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from benchmarks.experiments.study import Study, Variant
-
-Found = Mapping[tuple[str, int, int], Mapping[str, float]]
-"""(row, labelled share, seed) → figures."""
+from benchmarks.experiments.study import Found, Study, Variant
 
 
 def write_tables(study: Study, rows: Sequence[Variant], found: Found) -> str:
@@ -33,9 +30,9 @@ def _lines(study: Study, row: Variant, found: Found) -> Iterable[list[str]]:
         if done:
             yield [
                 row.title,
-                f"{pct} %",
+                row.describe_labels(pct),
                 str(len(done)),
-                *(spread([one[name] for one in done if name in one]) for name in study.figures),
+                *(spread([one[name] for one in done if one.get(name) is not None]) for name in study.figures),
             ]
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ import yaml
 from benchmarks.experiments.study import REPOSITORY, Run, Step, Study, merge
 from pipeline.compute.files import atomic_write_bytes, digest_json
 from pipeline.errors import PipelineError
+
+DONE_FILE = "done"
+"""Stands in the folder of a step that is done, with the seconds that it took."""
 
 
 @dataclass
@@ -71,18 +75,24 @@ class Workshop:
         params = self.parameters(run)
         folder = None
         earlier: list[Step] = []
-        for step in self.study.steps:
-            if step.folder not in run.variant.leaves_out:
-                folder = self._step(earlier, step, run, params, folder)
-                earlier.append(step)
+        seconds: list[float | None] = []
+        for step in self.study.steps_of(run.variant):
+            folder = self._step(earlier, step, run, params, folder)
+            earlier.append(step)
+            if step.timed:
+                seconds.append(read_seconds(folder))
         assert folder is not None
-        metrics = self._place(folder, self.study.steps[-1], run) / "metrics.json"
-        atomic_write_bytes(self.figures_file(run), metrics.read_bytes())
+        figures = json.loads((self._place(folder, earlier[-1], run) / "metrics.json").read_bytes())
+        if seconds and None not in seconds:
+            figures["minutes"] = sum(one for one in seconds if one is not None) / 60
+        if self.study.measure is not None:
+            figures |= self.study.measure(run, folder / "data" / self.study.name, params)
+        atomic_write_bytes(self.figures_file(run), json.dumps(figures, indent=2).encode())
 
     def parameters(self, run: Run) -> dict[str, Any]:
         """Give the whole parameter file of a run."""
         study = self.study
-        base = yaml.safe_load((REPOSITORY / study.params).read_text())
+        base = yaml.safe_load(study.params_of(run.variant).read_text(encoding="utf-8"))
         base["datasets"] = [study.name]
         base["prepare"]["sources"] = {study.name: {"reader": study.reader}}
         return merge(base, study.changes, run.variant.changes)
@@ -91,13 +101,13 @@ class Workshop:
         self, earlier: Sequence[Step], step: Step, run: Run, params: Mapping[str, Any], before: Path | None
     ) -> Path:
         """Do one step, unless it is done; give its folder."""
-        sections = {name: params[name] for name in step.sections}
+        sections = {name: params.get(name) for name in step.sections}  # one that the file lacks takes its defaults
         inputs = [before.name if before else self.study.scenes, step.stage, sections]
         if step.per_run:
             inputs += [run.labeled_pct, run.seed]
         folder = self.root / step.stage / digest_json(inputs)[:16]
         with self._lock(folder):
-            if (folder / "done").is_file():
+            if (folder / DONE_FILE).is_file():
                 return folder
             folder.mkdir(parents=True, exist_ok=True)
             if before is None:
@@ -108,8 +118,12 @@ class Workshop:
                 link(folder / "data" / self.study.name / "raw", before / "data" / self.study.name / "raw")
                 for one in earlier:
                     self._link_outputs(one, run, before, folder)
+            unbroken = not (folder / "begun").exists()
+            (folder / "begun").touch()
+            began = time.monotonic()
             self._call(step, run, params, folder)
-            (folder / "done").touch()
+            seconds = time.monotonic() - began if unbroken else None
+            atomic_write_bytes(folder / DONE_FILE, json.dumps({"seconds": seconds}).encode())
         return folder
 
     def _link_outputs(self, step: Step, run: Run, before: Path, folder: Path) -> None:
@@ -143,6 +157,13 @@ class Workshop:
     def _lock(self, folder: Path) -> threading.Lock:
         with self._guard:
             return self._locks.setdefault(folder, threading.Lock())
+
+
+def read_seconds(folder: Path) -> float | None:
+    """Give the wall seconds that a step took; None if it was broken off and went on, or its time was not noted."""
+    noted = (folder / DONE_FILE).read_text(encoding="utf-8")
+    seconds: float | None = json.loads(noted)["seconds"] if noted else None
+    return seconds
 
 
 def link(place: Path, target: Path) -> None:

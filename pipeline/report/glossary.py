@@ -21,7 +21,9 @@ class Meaning(NamedTuple):
 _AGAINST = {"truth": "the true masks", "annotator": "the annotator's masks, which are themselves estimates"}
 _MEANINGS: dict[str, Meaning] = {
     "mae": Meaning(
-        "MAE", "Mean absolute error of the count: how many heads a test image is off by on average.", "lower"
+        "MAE",
+        "Mean absolute error of the count: how many heads, or objects, a test image is off by on average.",
+        "lower",
     ),
     "rmse": Meaning(
         "RMSE", "Root mean squared error of the count; large misses weigh more. Crowd papers call it MSE.", "lower"
@@ -39,8 +41,8 @@ _MEANINGS: dict[str, Meaning] = {
     "nae_last": Meaning("NAE, last weights", "NAE with the last weights instead of the chosen ones.", "lower"),
     "count_threshold": Meaning(
         "Calibrated threshold",
-        "The logit above which a cell counts as a head in the calibrated figures, chosen on the held-out labelled "
-        "images; the paper's is 0.",
+        "Chosen on the held-out labelled images: the logit above which a cell counts as a head in the calibrated "
+        "figures (the paper's is 0), or the score above which a segmenter's detections count in MAE and matched IoU.",
         "",
     ),
     "held_out_mae": Meaning("MAE, held out", "MAE on the held-out labelled images, counting logits above 0.", ""),

@@ -1,6 +1,7 @@
 """Evaluation of SOLOv2 on the test images: COCO's AP, teacher beside student, and what the pseudo-labels were worth.
 
-Test points are read only where ``prompt: points`` asks for it; the figures' names then say so.
+Test points are read only where ``prompt: points`` asks for it; the figures' names then say so. The score above which
+detections count, for the MAE of the count and the matched IoU, is chosen on the held-out labelled images.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from pipeline.datasets.images import read_image_rgb
 from pipeline.datasets.prepared import Prepared
 from pipeline.errors import PipelineError
 from pipeline.evaluation.average_precision import average_precision
+from pipeline.evaluation.counted_detections import choose_score_threshold, counted_figures
 from pipeline.evaluation.given_points import mean_iou_given_points
 from pipeline.evaluation.precision_recall import precision_recall
 from pipeline.masks.schema import Provenance
@@ -70,6 +72,8 @@ class SegmentInputs:
         pseudo: The masks of the weak images that the student learnt from, to be compared with the true ones.
         annotated: An annotator's masks that it learnt from, to be compared likewise.
         annotated_ids: Of which images.
+        held_out_ids: Held-out labelled images, whose counts choose the score from which detections count; without any,
+            nothing is counted.
     """
 
     prepared: Prepared
@@ -79,6 +83,7 @@ class SegmentInputs:
     pseudo: MaskStore | None = None
     annotated: MaskStore | None = None
     annotated_ids: Sequence[str] = ()
+    held_out_ids: Sequence[str] = ()
 
 
 def evaluate_segments(
@@ -108,6 +113,7 @@ def evaluate_segments(
         student = Segmenter.load(inputs.student, n_classes=len(names), device=device)
         store = _detect_all(student, inputs, folder / DETECTIONS_FOLDER, inputs.student, options.detect)
         figures = average_precision(store, truth, inputs.test_ids, class_names=names).metrics()
+        figures |= _counted(student, store, truth, inputs, options.detect)
         if options.teacher and inputs.teacher is not None and inputs.teacher.is_file():
             teacher = Segmenter.load(inputs.teacher, n_classes=len(names), device=device)
             theirs = _detect_all(teacher, inputs, folder / ".teacher", inputs.teacher, options.detect)
@@ -141,6 +147,29 @@ def _detect_all(
             pixels = read_image_rgb(inputs.prepared.image(image_id).path)
             writer.add(image_id, segmenter.detect(pixels, options))
     return MaskStore.open(out)
+
+
+def _counted(
+    segmenter: Segmenter, store: MaskStore, truth: MaskStore, inputs: SegmentInputs, options: DetectOptions
+) -> dict[str, float | int | None]:
+    """Keep the detections above a score that suits the held-out images' counts, and judge those."""
+    counts = _true_counts(inputs.prepared, inputs.held_out_ids)
+    known = {image_id: count for image_id, count in counts.items() if count is not None}
+    if not known:
+        return {}
+    scores = [
+        segmenter.detect(read_image_rgb(inputs.prepared.image(image_id).path), options).score
+        for image_id in track(known, description="choose the score that counts")
+    ]
+    threshold = choose_score_threshold(scores, list(known.values()))
+    found = counted_figures(store, truth, _true_counts(inputs.prepared, inputs.test_ids), threshold=threshold)
+    return {**found, "count_threshold": float(f"{threshold:.6g}")}
+
+
+def _true_counts(prepared: Prepared, image_ids: Sequence[str]) -> dict[str, int | None]:
+    """Give the number of points of each image; None where a crowd region hides how many there are."""
+    rows = [prepared.image(image_id) for image_id in sorted(image_ids)]
+    return {row.image_id: None if row.n_regions else row.n_points for row in rows}
 
 
 def _prompt_all(segmenter: Segmenter, inputs: SegmentInputs, out: Path, weights: Path) -> MaskStore:

@@ -47,6 +47,7 @@ def main(
         pseudo=None if alone else open_learnt_masks(paths, settings.retrain),
         annotated=MaskStore.open(paths.annotate) if alone else None,
         annotated_ids=run.splits.labeled_train,
+        held_out_ids=run.splits.labeled_val,
     )
     figures = evaluate_segments(inputs, options=settings.evaluate, out=paths.evaluate, device=resolve_device(device))
     console.print(metrics_table(figures, title=f"{dataset}, {labeled_pct} % strong, seed {seed}"))

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.datasets.images import read_image_rgb
 from pipeline.errors import PipelineError
+from pipeline.masks.instances import Instances
 from pipeline.masks.schema import Provenance
 from pipeline.masks.store import MaskStore
 from pipeline.training.evaluate_segments import SegmentEvaluateOptions, SegmentInputs, evaluate_segments
@@ -72,6 +73,36 @@ def test_test_points_are_read_where_asked_for_and_the_names_say_so(inputs, tmp_p
     assert figures["mean_iou_given_points"] == 1.0
     assert "teacher_ap" not in figures
     assert "pseudo_label_mean_iou" not in figures
+
+
+def test_detections_that_count_are_chosen_on_held_out_images(inputs, tmp_path, monkeypatch):
+    """A second detector adds a row of score 0.4 to every image: held-out counts tell that it is none."""
+    load = Segmenter.load
+
+    class Doubting:
+        def __init__(self, oracle):
+            self.oracle = oracle
+
+        def detect(self, pixels, options):
+            rows = self.oracle.detect(pixels, options)
+            twice = [*range(len(rows)), 0]
+            return Instances.from_windows(
+                rows.size_hw, [rows.window(row) for row in twice], point_id=np.arange(len(twice)),
+                points_xy=rows.points_xy[twice], radius_px=np.ones(len(twice)), class_id=rows.class_id[twice],
+                score=[*rows.score, 0.4], source="x", status="ok",
+            )  # fmt: skip
+
+    monkeypatch.setattr(Segmenter, "load", lambda *args, **named: Doubting(load(*args, **named)))
+    held_out = [row.image_id for row in inputs.prepared.of_split("train")][:2]
+    options = SegmentEvaluateOptions(teacher=False, pictures=0)
+    figures = evaluate_segments(
+        replace(inputs, held_out_ids=held_out), options=options, out=tmp_path / "out", device=CPU
+    )
+    assert figures["matched_iou_truth"] == 1.0
+    assert figures["mae"] == 0.0
+    assert 0.4 < figures["count_threshold"] < 0.9
+    figures = evaluate_segments(inputs, options=options, out=tmp_path / "without", device=CPU)
+    assert not {"mae", "matched_iou_truth", "count_threshold"} & set(figures)
 
 
 def test_what_cannot_be_evaluated_is_named(inputs, tmp_path):

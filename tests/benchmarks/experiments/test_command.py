@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 from benchmarks.experiments import __main__ as command
 from benchmarks.experiments.study import Run
 from benchmarks.experiments.workshop import Workshop
-from stages.params import load_params, load_segmenter_params
+from stages.params import load_data_params
+from tests.code_reading import read_params
 
 runner = CliRunner()
 
@@ -22,7 +23,19 @@ def test_every_row_is_a_sound_parameter_file(study, tmp_path):
     for row in study.rows:
         path = tmp_path / "params.yaml"
         path.write_text(yaml.safe_dump(workshop.parameters(Run(row, 10, 0))))
-        (load_params if study.name == "crowd" else load_segmenter_params)(path)
+        load_data_params(path)
+
+
+@pytest.mark.parametrize("study", command.STUDIES.values(), ids=command.STUDIES)
+def test_every_step_names_the_sections_that_its_stage_reads(study):
+    """Runs share a step's output by these sections: one that is not named would be shared though it differs."""
+    for row in study.rows:
+        named = set()
+        for step in study.steps_of(row):
+            named |= set(step.sections)
+            read = {key.split(".")[0] for key in read_params(f"stages/{step.stage.replace('.', '/')}.py")}
+            assert read
+            assert read <= named, f"{study.name}, {row.key}: {step.stage}"
 
 
 @pytest.fixture
@@ -42,6 +55,23 @@ def test_it_prints_and_writes_the_tables(fake_runs, tmp_path):
     text = (tmp_path / "crowd" / "tables.md").read_text()
     assert "| labels alone | 5 % | 1 | 5.00 |" in text
     assert text.strip() in result.output
+
+
+def test_it_writes_what_a_study_draws(monkeypatch, tmp_path):
+    def do(self, run):
+        self.figures_file(run).parent.mkdir(parents=True, exist_ok=True)
+        figures = {"annotation_hours": 3.0, "ap": 0.25, "matched_iou_truth": 0.5, "minutes": None}
+        self.figures_file(run).write_text(json.dumps(figures))
+
+    monkeypatch.setattr(Workshop, "do", do)
+    options = ["--out", str(tmp_path), "--only", "pointwssis", "--only", "p2seg", "--seeds", "2"]
+    result = runner.invoke(command.app, ["compare", *options])
+    assert result.exit_code == 0, result.output
+    line = "| PointWSSIS | masks on 5 %, points on 95 % | 2 | 3.00 ± 0.00 | 0.250 ± 0.000 | – | 0.500 ± 0.000 | – | – |"
+    assert line in (tmp_path / "compare" / "tables.md").read_text()
+    svg = (tmp_path / "compare" / "compare.svg").read_text()
+    assert "PointWSSIS, 5 %" in svg
+    assert "P2Seg → SOLOv2" in svg
 
 
 def test_unknown_names_are_refused(tmp_path):

@@ -2,10 +2,13 @@
 
 import json
 from dataclasses import replace
+from itertools import count
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from benchmarks.experiments import workshop as workshop_module
 from benchmarks.experiments.study import Run, Step, Study, Variant
 from benchmarks.experiments.workshop import Workshop
 from pipeline.errors import PipelineError
@@ -41,7 +44,7 @@ def calls(monkeypatch):
         data = folder / "data" / "tiny"
         seen = sorted(str(path.relative_to(data)) for path in data.rglob("trace"))
         (place / "trace").touch()
-        (place / "metrics.json").write_text(json.dumps({"mae": params["retrain"]["w_bg"], "seen": seen}))
+        (place / "metrics.json").write_text(json.dumps({"mae": params["retrain"].get("w_bg"), "seen": seen}))
 
     monkeypatch.setattr(Workshop, "_call", call)
     return made
@@ -127,3 +130,71 @@ def test_two_processes_cannot_work_in_one_folder(workshop):
         pass
     with other.alone():
         pass
+
+
+@pytest.fixture
+def timed(workshop, monkeypatch):
+    """The steps from annotate on are timed; a clock that goes on by 15 s at each look."""
+    clock = SimpleNamespace(monotonic=count(0, 15).__next__)
+    monkeypatch.setattr(workshop_module, "time", clock)
+    workshop.study = replace(STUDY, steps=tuple(replace(step, timed=step.stage != "prepare") for step in STUDY.steps))
+    return workshop
+
+
+def test_minutes_are_those_of_the_timed_steps_shared_ones_included(timed):
+    for variant in (PLAIN, WEAK):
+        timed.do(Run(variant, 10, 0))
+        assert timed.figures(Run(variant, 10, 0))["minutes"] == pytest.approx(3 * 15 / 60)
+
+
+def test_a_step_that_was_broken_off_has_no_time(timed, monkeypatch):
+    whole = Workshop._call
+
+    def fails(self, step, run, params, folder):
+        if step.stage == "retrain":
+            raise PipelineError("broken off")
+
+    monkeypatch.setattr(Workshop, "_call", fails)
+    with pytest.raises(PipelineError, match="broken off"):
+        timed.do(Run(PLAIN, 10, 0))
+    monkeypatch.setattr(Workshop, "_call", whole)
+    for folder in (timed.root / "annotate").iterdir():
+        (folder / "data" / "tiny" / "annotate").mkdir(exist_ok=True)
+    timed.do(Run(PLAIN, 10, 0))
+    assert "minutes" not in timed.figures(Run(PLAIN, 10, 0))
+
+
+def test_a_row_may_have_its_own_file_and_steps_and_shares_the_first(workshop, calls):
+    own = Variant(
+        "own", "own", "t", {"retrain.w_bg": 0.5}, params="recipes/compare/params/xmask.yaml",
+        steps=(*STUDY.steps[:1], STUDY.steps[3]),
+    )  # fmt: skip
+    with pytest.raises(KeyError, match=r"retrain\.w_bg: no such parameter"):
+        workshop.parameters(Run(own, 10, 0))
+    own = replace(own, changes={"retrain.gate.min_count_ratio": 0.5})
+    workshop.study = replace(STUDY, changes={"warmup.count.steps": 9})
+    params = workshop.parameters(Run(own, 10, 0))
+    assert params["retrain"]["gate"] == {"max_error_ratio": 100.0, "min_count_ratio": 0.5}
+    assert params["warmup"]["crops"] == {"size_px": 96, "batch": 4}
+    assert [step.stage for step in workshop.study.steps_of(own)] == ["prepare", "retrain"]
+
+
+def test_a_section_that_a_file_lacks_takes_its_defaults(workshop, calls):
+    lacking = Variant(
+        "lacking", "lacking", "t", params="recipes/compare/params/solov2.yaml",
+        steps=(*STUDY.steps[:2], Step("refine", ("refiner",))),
+    )  # fmt: skip
+    workshop.study = replace(STUDY, changes={}, figures={})
+    assert "refiner" not in workshop.parameters(Run(lacking, 10, 0))
+    workshop.do(Run(lacking, 10, 0))
+    assert calls == ["prepare", "annotate", "refine"]
+
+
+def test_a_study_may_measure_more_of_each_run(workshop):
+    def measure(run, data_set, params):
+        return {"share": run.labeled_pct, "there": (data_set / "annotate").is_dir(), "w": params["retrain"]["w_bg"]}
+
+    workshop.study = replace(STUDY, measure=measure)
+    workshop.do(Run(WEAK, 10, 0))
+    figures = workshop.figures(Run(WEAK, 10, 0))
+    assert (figures["share"], figures["there"], figures["w"], figures["mae"]) == (10, True, 0.0, 0.0)
