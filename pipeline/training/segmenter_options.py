@@ -115,7 +115,7 @@ def _student() -> SegmenterOptions:
 
 def all_detections() -> DetectOptions:
     """Give what a teacher's detections are stored with: every one that its thresholds might want (PL-DC, section 6)."""
-    return DetectOptions(class_thr=0.05, score_thr=0.0, min_area=(0, 0, 0, 0, 0), max_detections=100)
+    return DetectOptions(class_thr=0.05, score_thr=0.0, min_area=(0, 0, 0, 0, 0))
 
 
 @dataclass(frozen=True)
