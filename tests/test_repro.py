@@ -63,6 +63,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with (folder / path).open("w", encoding="utf-8") as file:
             yaml.dump(content, file)
     call(folder, "init", "--no-scm", "--quiet")
+    shutil.copytree(ROOT / ".dvc" / "plots", folder / ".dvc" / "plots", dirs_exist_ok=True)
     return folder
 
 
