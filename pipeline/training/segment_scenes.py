@@ -100,15 +100,14 @@ def segment_scenes(
     known = set(strong_ids)
 
     def read(image_id: str) -> SegmentScene:
-        pseudo = image_id not in known and weak is not None
-        store = weak if pseudo and weak is not None else strong
+        store = strong if weak is None or image_id in known else weak
         rows = store.instances(image_id)
         if len(rows) and not (rows.class_id.min() >= 0 and rows.class_id.max() < n_classes):
             raise PipelineError(
                 f"{store.path}: {image_id} has rows of class {int(rows.class_id.min())} to {int(rows.class_id.max())}, "
                 f"expected 0 to {n_classes - 1}; run the stage that makes the store again"
             )
-        return SegmentScene(read_image_rgb(prepared.image(image_id).path), rows, pseudo)
+        return SegmentScene(read_image_rgb(prepared.image(image_id).path), rows, pseudo=store is weak)
 
     return SegmentScenes((*strong_ids, *weak_ids), Kept(read, cache_mib=cache_mib))
 

@@ -128,8 +128,8 @@ class UnlabeledImagesOptions:
         weight: λ in L = L_labelled + λ · L_pseudo-labelled. Published: 1.
         strong: The student's view of them: colours, cut-out; resizing and flip are those of the teacher's view.
         pixel_weights: ``uncertainty`` weighs the pixels of their masks by the teacher's certainty, for dice.
-        online: Take their labels from the averaged weights at each step, judged by the thresholds that ``judge`` wrote;
-            the stored ones then serve to begin with nothing but those. For ``batch`` above 0.
+        online: Take their labels from the averaged weights at each step, in place of the stored ones, judged by the
+            thresholds that ``judge`` wrote. For ``batch`` above 0.
         detect: What is read off the averaged weights' output, for ``online``.
     """
 
