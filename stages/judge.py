@@ -1,7 +1,5 @@
 """Stage ``judge``: which of the stored pseudo-labels are learnt, decided without the network."""
 
-from rich.table import Table
-
 from pipeline.masks.store import MaskStore
 from pipeline.training.judge_crowd import judge_crowd
 from stages.command import (
@@ -17,6 +15,7 @@ from stages.command import (
     fails_clearly,
     stage_app,
 )
+from stages.metrics_table import yield_table
 from stages.params import load_params
 from stages.paths import RunPaths
 from stages.run_inputs import RunInputs
@@ -47,13 +46,8 @@ def main(
         options=settings.judge,
         out=paths.judged,
     )
-    title = f"{paths.dataset}: thresholds {settings.judge.quality.thresholds}, in {paths.judged}"
-    table = Table("density", "dropped", "ambiguous", "kept", "class", "mask", title=title, title_justify="left")
-    for k, (name, counts) in enumerate(zip(found.names, found.rows.tolist(), strict=True)):
-        limits = ("", "") if found.limits is None else (found.limits.class_thr[k], found.limits.mask_thr[k])
-        shown = [each if isinstance(each, str) else f"≥ {each:.3f}" if each <= 1 else "none kept" for each in limits]
-        table.add_row(name, *(f"{count:,}" for count in counts), *shown)
-    console.print(table)
+    console.print(yield_table(found, title=f"{paths.dataset}: pseudo-labels"))
+    console.print(f"thresholds {settings.judge.quality.thresholds}; judged masks in {paths.judged}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """The figures of an evaluation as a table for the terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 from rich.table import Table
 
 from pipeline.report.glossary import meaning
 from pipeline.report.render import show
+
+if TYPE_CHECKING:
+    from pipeline.training.judged_view import Yields
 
 
 def metrics_table(metrics: Mapping[str, float | int | None], *, title: str) -> Table:
@@ -51,18 +53,18 @@ def verdict(metrics: Mapping[str, float | int | None]) -> str:
     return f"{lead}: {'; '.join(parts)}."
 
 
-def yield_table(yields: npt.NDArray[np.int64], names: Sequence[str], *, title: str) -> Table:
-    """Lay out what judging made of the rows of each class, size or density.
-
-    Args:
-        yields: (K, 3) rows that were dropped, are ambiguous, are kept.
-        names: K names.
-        title: Headline.
-    """
-    table = Table(title=title, title_justify="left", show_footer=len(names) > 1)
+def yield_table(yields: "Yields", *, title: str) -> Table:
+    """Lay out what judging made of the rows of each class or density, with its thresholds where it has two."""
+    table = Table(title=title, title_justify="left", show_footer=len(yields.names) > 1)
     table.add_column("of", footer="all")
     for name, column in (("kept", 2), ("ambiguous", 1), ("dropped", 0)):
-        table.add_column(name, justify="right", footer=f"{int(yields[:, column].sum()):,}")
-    for name, (dropped, ambiguous, kept) in zip(names, yields.tolist(), strict=True):
-        table.add_row(name, f"{kept:,}", f"{ambiguous:,}", f"{dropped:,}")
+        table.add_column(name, justify="right", footer=f"{int(yields.rows[:, column].sum()):,}")
+    thresholds: list[tuple[float, ...]] = []
+    if yields.limits is not None:
+        thresholds = [yields.limits.class_thr, yields.limits.mask_thr]
+        for name in ("class score", "mask quality"):
+            table.add_column(name, justify="right")
+    for k, (name, (dropped, ambiguous, kept)) in enumerate(zip(yields.names, yields.rows.tolist(), strict=True)):
+        limits = [f"≥ {each[k]:.3f}" if each[k] <= 1 else "none" for each in thresholds]
+        table.add_row(name, f"{kept:,}", f"{ambiguous:,}", f"{dropped:,}", *limits)
     return table

@@ -21,7 +21,7 @@ from pipeline.masks.instances import Instances
 from pipeline.masks.schema import Provenance
 from pipeline.masks.store import MaskStore
 from pipeline.pseudo_labels.adaptive_thresholds import adapt_over, start_state
-from pipeline.pseudo_labels.calibrated_thresholds import HeldOutRows, calibrate
+from pipeline.pseudo_labels.calibrated_thresholds import HeldOutRows, calibrate, compare_with_truth
 from pipeline.pseudo_labels.category import Corrected, correct_classes
 from pipeline.pseudo_labels.quality import Limits, QualityOptions, Tier, Tiers, judge_rows, with_tiers
 from pipeline.pseudo_labels.second_opinion import SecondOpinions
@@ -113,6 +113,45 @@ def learn_limits(
             )
         return calibrate(held_out, label_counts, options=options, names=names).limits
     return None
+
+
+def compare_held_out(
+    store: MaskStore,
+    truth: MaskStore,
+    image_ids: Sequence[str],
+    *,
+    options: QualityOptions,
+    stratum_of: StratumOf = by_class,
+    background_is_wrong: bool = False,
+) -> HeldOutRows | None:
+    """Compare a teacher's rows on images whose truth is known with it.
+
+    Args:
+        store: What the teacher makes of them.
+        truth: Their masks, true or an annotator's.
+        image_ids: The images.
+        options: How rows are judged.
+        stratum_of: Sorts rows.
+        background_is_wrong: See :func:`~pipeline.pseudo_labels.calibrated_thresholds.compare_with_truth`.
+
+    Returns:
+        None without images, or where a row lacks a score and thresholds, being off, ask for none.
+
+    Raises:
+        PipelineError: If a row lacks a score that is asked for.
+    """
+    parts = []
+    for image_id in sorted(image_ids):
+        rows = store.instances(image_id)
+        if options.thresholds == "off" and np.isnan(np.concatenate([rows.class_score, rows.mask_quality])).any():
+            return None
+        parts.append(
+            compare_with_truth(
+                rows, truth.instances(image_id), options=options, stratum=stratum_of(rows),
+                background_is_wrong=background_is_wrong,
+            )
+        )  # fmt: skip
+    return HeldOutRows.join(parts) if parts else None
 
 
 class Judged(NamedTuple):

@@ -13,22 +13,19 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from pipeline.compute.files import fresh_folder
 from pipeline.datasets.prepared import Prepared
 from pipeline.errors import PipelineError
 from pipeline.masks.instances import Instances
 from pipeline.masks.store import MaskStore
-from pipeline.pseudo_labels.calibrated_thresholds import HeldOutRows, compare_with_truth
+from pipeline.pseudo_labels.calibrated_thresholds import HeldOutRows
 from pipeline.pseudo_labels.density import density_names, density_strata
-from pipeline.pseudo_labels.judging import JudgeOptions, Strata, judge_store, learn_limits
+from pipeline.pseudo_labels.judging import JudgeOptions, Strata, compare_held_out, learn_limits
 from pipeline.pseudo_labels.quality import Limits, QualityOptions
-from pipeline.report.quality import write_quality
-from pipeline.training.judged_view import judged_view
+from pipeline.training.judged_view import Yields, write_judged
 
 
 def crowd_quality() -> QualityOptions:
@@ -72,20 +69,6 @@ class CrowdJudgeOptions:
         return density_strata(rows.points_xy, rows.size_hw, self.density_edges_px)
 
 
-class Yields(NamedTuple):
-    """What became of a store's rows.
-
-    Args:
-        names: Of the K strata.
-        rows: (K, 3) rows that were dropped, are ambiguous, are kept.
-        limits: The thresholds, where there are two for each stratum.
-    """
-
-    names: tuple[str, ...]
-    rows: npt.NDArray[np.int64]
-    limits: Limits | None
-
-
 def judge_crowd(
     prepared: Prepared,
     pseudo: MaskStore,
@@ -110,25 +93,21 @@ def judge_crowd(
     Raises:
         PipelineError: If rows lack a score, or what thresholds are learnt from is missing.
     """
-    judging = JudgeOptions(quality=options.quality, dropped=options.dropped)
     judges = options.quality.thresholds != "off"
-    compared = _compare(pseudo, held_out, truth, options)
-    limits = _learn(prepared, pseudo, compared, labeled, options) if judges else None
-    with fresh_folder(out) as folder:
-        rows = judge_store(
-            pseudo, folder, options=judging, limits=limits, n_strata=len(options.names), stratum_of=options.strata,
-            names=options.names, rows_of=(lambda image_id: _undecided(pseudo.instances(image_id))) if judges else None,
+    known = None
+    if len(held_out):
+        _require_one_teacher(pseudo, held_out)
+        known = compare_held_out(
+            held_out, truth, held_out.image_ids, options=options.quality, stratum_of=options.strata,
+            background_is_wrong=True,
         )  # fmt: skip
-        facts = {
-            "images": f"{len(pseudo):,} pseudo-labelled, {len(held_out):,} held out",
-            "thresholds": options.quality.thresholds,
-        }
-        view = judged_view(
-            compared, rows, limits, options.quality, title=f"{prepared.folder.parent.name}: pseudo-labels, judged",
-            names=options.names, facts=facts,
-        )  # fmt: skip
-        write_quality(folder, view)
-    return Yields(options.names, rows, limits)
+    limits = _learn(prepared, pseudo, known, labeled, options) if judges else None
+    return write_judged(
+        pseudo, out, options=JudgeOptions(quality=options.quality, dropped=options.dropped), limits=limits,
+        known=known, names=options.names, stratum_of=options.strata,
+        rows_of=(lambda image_id: _undecided(pseudo.instances(image_id))) if judges else None,
+        title=f"{prepared.folder.parent.name}: pseudo-labels, judged", facts={},
+    )  # fmt: skip
 
 
 def _undecided(rows: Instances) -> Instances:
@@ -160,27 +139,6 @@ def _learn(
     return learn_limits(
         options.quality, pseudo, compared, counts.tolist(), names=options.names, stratum_of=options.strata
     )
-
-
-def _compare(
-    pseudo: MaskStore, held_out: MaskStore, truth: MaskStore, options: CrowdJudgeOptions
-) -> HeldOutRows | None:
-    """Compare the held-out images' rows with their masks; None without such images, or scores that nothing asks for."""
-    if not len(held_out):
-        return None
-    _require_one_teacher(pseudo, held_out)
-    parts = []
-    for image_id in held_out.image_ids:
-        rows = held_out.instances(image_id)
-        if options.quality.thresholds == "off" and np.isnan(rows.mask_quality).any():
-            return None  # of an older store
-        parts.append(
-            compare_with_truth(
-                rows, truth.instances(image_id), options=options.quality, stratum=options.strata(rows),
-                background_is_wrong=True,
-            )
-        )  # fmt: skip
-    return HeldOutRows.join(parts)
 
 
 def _require_one_teacher(pseudo: MaskStore, held_out: MaskStore) -> None:

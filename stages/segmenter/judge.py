@@ -33,7 +33,7 @@ def main(
     settings = load_segmenter_params(params)
     paths = RunPaths(dataset, labeled_pct=labeled_pct, seed=seed)
     inputs = RunInputs.open(paths, settings)
-    yields = judge_segments(
+    found = judge_segments(
         inputs.prepared,
         inputs.splits,
         MaskStore.open(paths.annotate),
@@ -43,8 +43,8 @@ def main(
         options=settings.judge,
         out=paths.judged,
     )
-    console.print(yield_table(yields, inputs.prepared.class_names, title=f"{paths.dataset}: pseudo-labels"))
-    console.print(f"judged masks in {paths.judged}")
+    console.print(yield_table(found, title=f"{paths.dataset}: pseudo-labels"))
+    console.print(f"thresholds {settings.judge.quality.thresholds}; judged masks in {paths.judged}")
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.masks.schema import Provenance
 from pipeline.masks.store import MaskStore
-from pipeline.pseudo_labels.judging import JudgeOptions
+from pipeline.pseudo_labels.judging import JudgeOptions, compare_held_out
 from pipeline.pseudo_labels.quality import QualityOptions
-from pipeline.training.judge_segments import held_out_rows, judge_segments, label_counts
+from pipeline.training.judge_segments import judge_segments, label_counts
 from tests.training.shapes_home import split_shapes, write_shapes
 
 ALWAYS = {"score": 1.0, "mask_quality": 0.9, "nms_decay": 1.0}
@@ -45,7 +45,7 @@ def judge(shapes, tmp_path, quality, class_score=0.5, held_out_score=0.5):
         shapes, splits, shapes.truth, write(shapes, tmp_path / "pseudo", splits.unlabeled, class_score),
         write(shapes, tmp_path / "held_out", splits.labeled_val, held_out_score), tmp_path / "second_opinion.parquet",
         options=JudgeOptions(quality=quality), out=tmp_path / "judged",
-    )  # fmt: skip
+    ).rows  # fmt: skip
 
 
 def test_labels_are_counted_by_class(shapes):
@@ -57,12 +57,18 @@ def test_labels_are_counted_by_class(shapes):
 def test_held_out_rows_are_compared_with_their_masks(shapes, tmp_path):
     splits = split_shapes(shapes)
     store = write(shapes, tmp_path / "held_out", splits.labeled_val, 0.5)
-    found = held_out_rows(store, shapes.truth, splits.labeled_val, options=QualityOptions())
+    found = compare_held_out(store, shapes.truth, splits.labeled_val, options=QualityOptions())
     assert found is not None
     assert len(found) == len(shapes.truth.instances(splits.labeled_val[0]))
     assert (found.iou == 1.0).all()
-    assert held_out_rows(store, shapes.truth, (), options=QualityOptions()) is None
-    assert held_out_rows(None, shapes.truth, splits.labeled_val, options=QualityOptions()) is None
+    assert compare_held_out(store, shapes.truth, (), options=QualityOptions()) is None
+
+
+def test_rows_without_scores_are_compared_only_where_thresholds_ask(shapes):
+    ids = split_shapes(shapes).labeled_val
+    assert compare_held_out(shapes.truth, shapes.truth, ids, options=QualityOptions(thresholds="off")) is None
+    with pytest.raises(PipelineError, match="class_score: .* rows have none"):
+        compare_held_out(shapes.truth, shapes.truth, ids, options=QualityOptions(thresholds="single"))
 
 
 def test_thresholds_sort_rows_and_are_written_with_their_plots(shapes, tmp_path):
