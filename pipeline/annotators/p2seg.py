@@ -21,13 +21,13 @@ from pipeline.errors import PipelineError
 from pipeline.geometry.point_owners import assign_pixels
 from pipeline.masks.instances import Instances
 from pipeline.masks.rle import Window
-from pipeline.models.crowd_net import IMAGE_MEAN
 from pipeline.models.mutual_distillation import (
     SIZE_MULTIPLE,
     MutualDistillation,
     MutualDistillationOptions,
     build_mutual_distillation,
 )
+from pipeline.models.network_input import IMAGE_MEAN
 from pipeline.models.pretrained import file_sha256
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.models.backbones import build_backbone
+from pipeline.models.network_input import normalize_image, require_sides
 
 Suppress = Literal["local_max_3x3", "none"]
 
@@ -19,9 +20,6 @@ COORD_STRIDE = 8
 """Image pixels per cell of the fused features, where the coordinates join."""
 SIZE_MULTIPLE = 16
 """Both sides of an input are multiples of this."""
-
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -130,11 +128,10 @@ class CrowdNet(nn.Module):
         Raises:
             ValueError: If a side is not a multiple of 16, or the coordinates do not fit.
         """
-        height, width = images.shape[-2:]
-        if height % SIZE_MULTIPLE or width % SIZE_MULTIPLE or not height or not width:
-            raise ValueError(f"images: expected sides that are multiples of {SIZE_MULTIPLE}, got {height}×{width}; pad")
+        require_sides(images, SIZE_MULTIPLE)
         fused = self.fuse(*self.encoder(images))
         if coords_xy is None:
+            height, width = images.shape[-2:]
             coords_xy = coordinate_channels((height, width)).to(fused)[None]
         if coords_xy.shape[1:] != (2, *fused.shape[-2:]):
             expected = f"(B, 2, {fused.shape[-2]}, {fused.shape[-1]})"
@@ -209,11 +206,6 @@ def coordinate_channels(
 def image_to_tensor(image: npt.NDArray[np.uint8]) -> Tensor:
     """Turn an (H, W, 3) uint8 RGB image into the network's (3, H, W) float32 input."""
     return normalize_image(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255.0)
-
-
-def normalize_image(rgb: Tensor) -> Tensor:
-    """Shift and scale RGB in [0, 1], (..., 3, H, W), to the statistics that ImageNet weights expect."""
-    return (rgb - rgb.new_tensor(IMAGE_MEAN)[:, None, None]) / rgb.new_tensor(IMAGE_STD)[:, None, None]
 
 
 def count_points(

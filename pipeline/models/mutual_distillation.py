@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.models.backbones import COMPACT, PYRAMID_STRIDES, build_backbone
-from pipeline.models.crowd_net import normalize_image
 from pipeline.models.fpn import Fpn
+from pipeline.models.network_input import normalize_image, require_sides
 
 STRIDE = 4
 """Image pixels per cell of the class logits and of the offsets."""
@@ -121,9 +121,7 @@ class MutualDistillation(nn.Module):
         Raises:
             ValueError: If a side is not a multiple of 32.
         """
-        height, width = images.shape[-2:]
-        if height % SIZE_MULTIPLE or width % SIZE_MULTIPLE or not height or not width:
-            raise ValueError(f"images: expected sides that are multiples of {SIZE_MULTIPLE}, got {height}×{width}; pad")
+        require_sides(images, SIZE_MULTIPLE)
         features = F.relu(self.fpn(self.encoder(normalize_image(images)))[0])
         # in units of the stride, so that a head that starts near zero can move by many pixels
         offsets = self.offset_head(features) * STRIDE

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
-from pipeline.models.crowd_net import normalize_image
+from pipeline.models.network_input import normalize_image
 
 SMALL = "small"
 """Name of this file's own encoder."""

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.models.backbones import COMPACT, PYRAMID_STRIDES, build_backbone
-from pipeline.models.crowd_net import normalize_image
 from pipeline.models.fpn import Fpn
+from pipeline.models.network_input import normalize_image, require_sides
 
 LEVEL_STRIDES = (8, 8, 16, 32, 32)
 """Image pixels per cell of the five maps that are brought to the grids."""
@@ -159,9 +159,7 @@ class Solov2(nn.Module):
         Raises:
             ValueError: If a side is not a multiple of 32.
         """
-        height, width = images.shape[-2:]
-        if height % SIZE_MULTIPLE or width % SIZE_MULTIPLE or not height or not width:
-            raise ValueError(f"images: expected sides that are multiples of {SIZE_MULTIPLE}, got {height}×{width}; pad")
+        require_sides(images, SIZE_MULTIPLE)
         levels = self.fpn(self.encoder(normalize_image(images)))
         class_logits, kernels = [], []
         for level, grid in zip(self._level_maps(levels), self.options.grids, strict=True):

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from pipeline.masks.soft_format import Ticks, read_at
-from pipeline.models.crowd_net import IMAGE_MEAN, STRIDE, image_to_tensor
+from pipeline.models.crowd_net import STRIDE, image_to_tensor
+from pipeline.models.network_input import IMAGE_MEAN
 from pipeline.training.options import CropOptions
 from pipeline.training.scenes import Scene, SceneSource
 

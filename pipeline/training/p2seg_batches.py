@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.geometry.point_owners import UNKNOWN, component_offsets
-from pipeline.models.crowd_net import IMAGE_MEAN
+from pipeline.models.network_input import IMAGE_MEAN
 from pipeline.training.crops import nearest_index, random_span, step_generator
 from pipeline.training.kept import Kept
 from pipeline.training.options import CropOptions

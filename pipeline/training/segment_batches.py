@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.losses.solo import SoloInstances
 from pipeline.masks.instances import Instances
-from pipeline.models.crowd_net import IMAGE_MEAN
+from pipeline.models.network_input import IMAGE_MEAN
 from pipeline.models.solov2 import MASK_STRIDE, SIZE_MULTIPLE
 from pipeline.pseudo_labels.soft_view import View
 from pipeline.pseudo_labels.uncertainty import PixelWeights, pixel_weights

@@ -20,7 +20,7 @@ from pipeline.errors import PipelineError
 from pipeline.masks.instances import Instances
 from pipeline.masks.schema import Provenance
 from pipeline.masks.store import MaskStore
-from pipeline.models.crowd_net import normalize_image
+from pipeline.models.network_input import normalize_image
 from pipeline.models.solo_inference import DetectOptions
 from pipeline.models.solov2 import MASK_STRIDE
 from pipeline.pseudo_labels.category import (

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from pipeline.models.crowd_net import STRIDE, normalize_image
+from pipeline.models.crowd_net import STRIDE
+from pipeline.models.network_input import normalize_image
 from pipeline.training.view_options import ColorOptions, StrongViewOptions
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import PipelineError
-from pipeline.models.crowd_net import IMAGE_MEAN, IMAGE_STD
+from pipeline.models.network_input import IMAGE_MEAN, IMAGE_STD
 from pipeline.models.refine_net import (
     RefineNetOptions,
     TimmEncoder,

@@ -3,7 +3,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import nn
 
-from pipeline.models.crowd_net import normalize_image
+from pipeline.models.network_input import normalize_image
 from pipeline.models.solov2 import (
     TEACHER_GRIDS,
     MaskBranch,

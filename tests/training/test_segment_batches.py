@@ -7,7 +7,7 @@ import torch
 from pipeline.errors import PipelineError
 from pipeline.masks.instances import Instances
 from pipeline.masks.soft import soft_masks_to_instances
-from pipeline.models.crowd_net import IMAGE_MEAN
+from pipeline.models.network_input import IMAGE_MEAN
 from pipeline.training.kept import Kept
 from pipeline.training.segment_batches import (
     PairedBatches,

@@ -10,7 +10,7 @@ from pipeline.datasets.images import read_image_rgb
 from pipeline.errors import PipelineError
 from pipeline.masks.schema import Provenance
 from pipeline.masks.store import MaskStore
-from pipeline.models.crowd_net import normalize_image
+from pipeline.models.network_input import normalize_image
 from pipeline.models.solov2 import build_solov2
 from pipeline.pseudo_labels.second_opinion import SecondOpinions
 from pipeline.training import segment_pseudo_labels
