@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.compute.files import atomic_write_bytes
@@ -20,9 +20,11 @@ def render_template(name: str, **content: Any) -> str:
         name: A file of ``templates/``.
         **content: All that the template shows.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(_template_text(name))
-    return template.render(style=Markup(_template_text("report.css")), **content)
+    environment = Environment(
+        loader=FunctionLoader(_template_text), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template(name).render(style=Markup(_template_text("report.css")), **content)
 
 
 def show(value: float | int | None) -> str:
