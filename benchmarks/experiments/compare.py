@@ -53,7 +53,8 @@ PLDC = (
 XMASK = (
     *DATA,
     Step("warmup", ("splits", "model", "warmup"), timed=True),
-    Step("pseudo_label", ("pseudo_label",), timed=True),
+    Step("pseudo_label", ("pseudo_label",), also=("held_out",), timed=True),
+    Step("judge", ("judge",), output="judged", timed=True),
     Step("retrain", ("retrain",), timed=True),
     Step("evaluate", ("evaluate",)),
 )
