@@ -49,9 +49,16 @@ def main(
     runs = all_runs(rows, range(seeds or chosen.seeds))
     console = open_console()
 
+    failed: list[str] = []
+
     def do(run: Run) -> None:
-        workshop.do(run)
-        console.print(f"{run}: done", highlight=False)
+        try:
+            workshop.do(run)
+        except PipelineError as problem:  # costs this run; the others go on
+            failed.append(str(run))
+            console.print(f"error: {problem}", markup=False, highlight=False, soft_wrap=True)
+        else:
+            console.print(f"{run}: done", highlight=False)
 
     with workshop.alone(), ThreadPoolExecutor(workers) as pool:
         try:
@@ -67,6 +74,8 @@ def main(
         for name, content in chosen.draw(rows, found).items():
             atomic_write_bytes(workshop.root / name, content)
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+    if failed:
+        raise PipelineError(f"{len(failed)} of {len(runs)} runs failed, see above: {', '.join(sorted(failed))}")
 
 
 if __name__ == "__main__":

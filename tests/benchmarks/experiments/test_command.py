@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from benchmarks.experiments import __main__ as command
 from benchmarks.experiments.study import Run
 from benchmarks.experiments.workshop import Workshop
+from pipeline.errors import PipelineError
 from stages.params import load_data_params
 from tests.code_reading import read_params
 
@@ -72,6 +73,22 @@ def test_it_writes_what_a_study_draws(monkeypatch, tmp_path):
     svg = (tmp_path / "compare" / "compare.svg").read_text()
     assert "PointWSSIS, 5 %" in svg
     assert "P2Seg → SOLOv2" in svg
+
+
+def test_a_run_that_fails_costs_itself_alone(fake_runs, monkeypatch, tmp_path):
+    done = Workshop.do
+
+    def do(self, run):
+        if run.labeled_pct == 5:
+            raise PipelineError(f"{run}: the stage warmup failed")
+        done(self, run)
+
+    monkeypatch.setattr(Workshop, "do", do)
+    result = runner.invoke(command.app, ["crowd", "--out", str(tmp_path), "--only", "supervised", "--seeds", "1"])
+    assert result.exit_code == 1
+    assert "error: supervised/labeled_5/seed_0: the stage warmup failed" in result.output
+    assert "1 of 3 runs failed, see above: supervised/labeled_5/seed_0" in result.output
+    assert "| labels alone | 40 % | 1 | 40.00 |" in (tmp_path / "crowd" / "tables.md").read_text()
 
 
 def test_unknown_names_are_refused(tmp_path):
