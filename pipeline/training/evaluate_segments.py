@@ -25,6 +25,7 @@ from pipeline.masks.schema import Provenance
 from pipeline.masks.store import MaskStore
 from pipeline.models.solo_inference import DetectOptions
 from pipeline.report.overlay import Overlay, Panel, draw_overlay, encode_png
+from pipeline.training.bounds import require
 from pipeline.training.segment_inference import PointGuidedOptions, Segmenter
 from pipeline.training.segment_pseudo_labels import has_row_for_each_point
 
@@ -58,6 +59,10 @@ class SegmentEvaluateOptions:
     teacher: bool = True
     student: Literal["retrain", "warmup"] = "retrain"
     pictures: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        require("pictures", self.pictures, "at least 0", self.pictures >= 0)
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,8 @@ class StrongViewOptions:
 
     Args:
         colors: Changes of colour and sharpness.
-        cut_out_min_frac: Least side of the cut-out rectangle, as a share of the crop's. Published: 1/8.
+        cut_out_min_frac: Least side of the cut-out rectangle, as a share of the crop's, at most the greatest one.
+            Published: 1/8.
         cut_out_max_frac: Greatest side; 0 means no cut-out. Published: 1/4.
     """
 
@@ -68,3 +69,5 @@ class StrongViewOptions:
         """Refuse values out of range."""
         require("cut_out_max_frac", self.cut_out_max_frac, "from 0 to 1", 0 <= self.cut_out_max_frac <= 1)
         require("cut_out_min_frac", self.cut_out_min_frac, "from 0 to 1", 0 <= self.cut_out_min_frac <= 1)
+        fits = self.cut_out_max_frac == 0 or self.cut_out_min_frac <= self.cut_out_max_frac
+        require("cut_out_min_frac", self.cut_out_min_frac, f"at most cut_out_max_frac ({self.cut_out_max_frac})", fits)

@@ -112,3 +112,8 @@ def test_what_cannot_be_evaluated_is_named(inputs, tmp_path):
         )
     assert not (tmp_path / "out").exists()
     assert asdict(SegmentEvaluateOptions())["detect"]["max_detections"] == 100
+
+
+def test_a_negative_number_of_pictures_is_refused():
+    with pytest.raises(ValueError, match="pictures: expected at least 0, got -1"):
+        SegmentEvaluateOptions(pictures=-1)

@@ -12,6 +12,7 @@ from pipeline.masks.schema import Provenance
 from pipeline.masks.store import MaskStore
 from pipeline.models.network_input import normalize_image
 from pipeline.models.solov2 import build_solov2
+from pipeline.pseudo_labels.clip_opinion import ClipOpinion
 from pipeline.pseudo_labels.second_opinion import SecondOpinions
 from pipeline.training import segment_pseudo_labels
 from pipeline.training.checkpoint import ModelRecord, save_model
@@ -179,6 +180,28 @@ def test_where_nobody_is_asked_the_file_says_so(shapes, weights, tmp_path):
     )
     with pytest.raises(PipelineError, match=r"second.parquet: nobody was asked.*pseudo_label.opinion"):
         SecondOpinions.open(tmp_path / "second.parquet")
+
+
+def test_clip_is_asked_with_the_names_of_the_classes(shapes, weights, tmp_path, monkeypatch):
+    class Sure:
+        name = "clip of a folder"
+
+        def __init__(self, folder, names):
+            assert (folder, tuple(names)) == (tmp_path / "clip", shapes.class_names)
+
+        def probabilities(self, pixels, rows):
+            assert pixels.shape[:2] == tuple(rows.size_hw)
+            return np.tile([0.25, 0.75], (len(rows), 1))
+
+    monkeypatch.setattr(ClipOpinion, "load", lambda folder, names, *, device: Sure(folder, names))
+    store, out = detect(shapes, weights, tmp_path), tmp_path / "second.parquet"
+    options = SegmentPseudoLabelOptions(opinion="clip", clip_folder=tmp_path / "clip")
+    n_rows = write_opinions(shapes, shapes.truth, (), store, weights, options=options, out=out, device=CPU)
+    opinions = SecondOpinions.open(out)
+    assert opinions.name == "clip of a folder"
+    said = np.concatenate([opinions.of(each, store.instances(each)) for each in store.image_ids])
+    assert n_rows == len(said) > 0
+    assert (said == [0.25, 0.75]).all()
 
 
 def test_an_opinion_of_nan_stops_the_stage(shapes, weights, tmp_path, monkeypatch):
