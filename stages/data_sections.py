@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pipeline.annotators.edp_sam import EdpSamOptions
 from pipeline.annotators.superpixel import SuperpixelOptions
+from pipeline.annotators.truth import TruthOptions
 from pipeline.datasets.base import DatasetReader
 from pipeline.datasets.splits import SplitOptions
 from pipeline.errors import raise_all
@@ -79,7 +80,7 @@ class AnnotateParams:
         edp_sam: Options of ``edp_sam``.
         superpixel: Options of ``superpixel``.
         disc: Options of ``disc``: none.
-        truth: Options of ``truth``: none.
+        truth: Options of ``truth``.
         p2seg: Options of ``p2seg``.
     """
 
@@ -88,13 +89,13 @@ class AnnotateParams:
     edp_sam: EdpSamOptions = field(default_factory=EdpSamOptions)
     superpixel: SuperpixelOptions = field(default_factory=SuperpixelOptions)
     disc: NoOptions = field(default_factory=NoOptions)
-    truth: NoOptions = field(default_factory=NoOptions)
+    truth: TruthOptions = field(default_factory=TruthOptions)
     p2seg: P2SegOptions = field(default_factory=P2SegOptions)
 
     @property
-    def options(self) -> EdpSamOptions | SuperpixelOptions | NoOptions | P2SegOptions:
+    def options(self) -> EdpSamOptions | SuperpixelOptions | TruthOptions | NoOptions | P2SegOptions:
         """Options of the chosen method."""
-        chosen: EdpSamOptions | SuperpixelOptions | NoOptions | P2SegOptions = getattr(self, self.method)
+        chosen: EdpSamOptions | SuperpixelOptions | TruthOptions | NoOptions | P2SegOptions = getattr(self, self.method)
         return chosen
 
 

@@ -10,7 +10,7 @@ from pipeline.annotators.disc import DiscAnnotator
 from pipeline.annotators.edp_sam import EdpSamAnnotator, EdpSamOptions
 from pipeline.annotators.p2seg import FittedP2Seg, P2SegAnnotator
 from pipeline.annotators.superpixel import SuperpixelAnnotator, SuperpixelOptions
-from pipeline.annotators.truth import TruthAnnotator
+from pipeline.annotators.truth import TruthAnnotator, TruthOptions
 from pipeline.errors import PipelineError
 from pipeline.masks.store import MaskStore
 
@@ -38,7 +38,7 @@ def build_annotator(
 
     Args:
         method: A key of :data:`ANNOTATORS`.
-        options: Its options: EdpSamOptions, SuperpixelOptions, FittedP2Seg, or anything for the methods without.
+        options: Its options: EdpSamOptions, SuperpixelOptions, TruthOptions, FittedP2Seg; anything for ``disc``.
         weights: Name of the weights of ``edp_sam``.
         device: Where ``edp_sam`` and ``p2seg`` run.
         truth: True masks of the data set, if it has them, for ``truth``.
@@ -60,7 +60,8 @@ def build_annotator(
     if method == "disc":
         return DiscAnnotator()
     if method == "truth":
-        return TruthAnnotator(truth)
+        assert isinstance(options, TruthOptions)
+        return TruthAnnotator(truth, options)
     if method == "p2seg":
         assert isinstance(options, FittedP2Seg)
         return P2SegAnnotator(options, checkpoint, device)

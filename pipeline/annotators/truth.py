@@ -1,4 +1,6 @@
-"""``truth``: the true masks of a data set that has them, clipped to their circles like every other method's."""
+"""``truth``: the true masks of a data set that has them."""
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,11 +12,29 @@ from pipeline.masks.rle import Window, rle_to_window
 from pipeline.masks.store import MaskStore
 
 
+@dataclass(frozen=True)
+class TruthOptions:
+    """How much of the true masks is given.
+
+    Args:
+        clip: Clip each mask to its exclusion circle, as all methods do that make masks from points: their upper bound.
+            Without it the masks are whole, as people drew them; a segmenter learns from those.
+    """
+
+    clip: bool = True
+
+
+def whole_masks() -> TruthOptions:
+    """Give the options of a segmenter."""
+    return TruthOptions(clip=False)
+
+
 class TruthAnnotator:
-    """Reads masks instead of making them: the upper bound of every annotator.
+    """Reads masks instead of making them.
 
     Args:
         truth: The true masks; None where the data set has none.
+        options: How much of them is given.
 
     Raises:
         PipelineError: If the data set has no true masks.
@@ -24,13 +44,13 @@ class TruthAnnotator:
     algorithm_version = 1
     weights_sha256: str | None = None
 
-    def __init__(self, truth: MaskStore | None) -> None:
+    def __init__(self, truth: MaskStore | None, options: TruthOptions) -> None:
         if truth is None:
             raise PipelineError(
                 "annotate.method: truth needs true masks, which this data set does not have; "
                 "use edp_sam, superpixel or disc"
             )
-        self._truth = truth
+        self._truth, self._options = truth, options
 
     def annotate(self, marked: MarkedImage) -> Instances:
         """Give one row per point.
@@ -46,12 +66,7 @@ class TruthAnnotator:
                 f"{self._truth.path}: {marked.image_id} has {len(truth)} true masks in {truth.size_hw} pixels, but "
                 f"{len(marked.points_xy)} points in {marked.size_hw}; run python -m stages.prepare again"
             )
-        windows = []
-        for rle, (x, y), radius in zip(truth.rle, marked.points_xy, marked.radius_px, strict=True):
-            disc = disc_window(x, y, radius, marked.size_hw)
-            height, width = disc.mask.shape
-            visible = rle_to_window(rle, truth.size_hw, (disc.x0, disc.y0, width, height))
-            windows.append(Window(visible & disc.mask, disc.x0, disc.y0))
+        windows = _clipped(truth, marked) if self._options.clip else _whole(truth)
         filled = np.array([bool(window.mask.any()) for window in windows], bool)
         return Instances.from_windows(
             marked.size_hw,
@@ -64,3 +79,17 @@ class TruthAnnotator:
             source="truth",
             status=list(np.where(filled, "ok", "empty")),
         )
+
+
+def _clipped(truth: Instances, marked: MarkedImage) -> list[Window]:
+    windows = []
+    for rle, (x, y), radius in zip(truth.rle, marked.points_xy, marked.radius_px, strict=True):
+        disc = disc_window(x, y, radius, marked.size_hw)
+        height, width = disc.mask.shape
+        visible = rle_to_window(rle, truth.size_hw, (disc.x0, disc.y0, width, height))
+        windows.append(Window(visible & disc.mask, disc.x0, disc.y0))
+    return windows
+
+
+def _whole(truth: Instances) -> list[Window]:
+    return [truth.window(row) for row in range(len(truth))]

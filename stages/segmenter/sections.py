@@ -3,12 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pipeline.annotators.truth import whole_masks
 from pipeline.pseudo_labels.judging import JudgeOptions
 from pipeline.training.evaluate_segments import SegmentEvaluateOptions
 from pipeline.training.refine_options import RefinerOptions
 from pipeline.training.segment_pseudo_labels import SegmentPseudoLabelOptions
 from pipeline.training.segmenter_options import SegmenterOptions, StudentOptions, teacher_options
-from stages.data_sections import DataParams
+from stages.data_sections import AnnotateParams, DataParams
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,17 @@ class SegmentJudgeOptions(JudgeOptions):
     masks: Literal["pseudo_label", "refined"] = "pseudo_label"
 
 
+def _segmenter_masks() -> AnnotateParams:
+    return AnnotateParams(truth=whole_masks())
+
+
 @dataclass(frozen=True)
 class SegmenterParams(DataParams):
     """The whole file of the system ``segmenter``: PointWSSIS and PL-DC.
 
     Args:
         system: Which system the file is for.
+        annotate: Masks of the strong images; true ones are whole.
         warmup: The teacher.
         pseudo_label: Masks for the weak images, at their points or wherever the teacher sees something.
         judge: Which of them are learnt from, and as what.
@@ -37,6 +43,7 @@ class SegmenterParams(DataParams):
     """
 
     system: Literal["segmenter"] = "segmenter"
+    annotate: AnnotateParams = field(default_factory=_segmenter_masks)
     warmup: SegmenterOptions = field(default_factory=teacher_options)
     pseudo_label: SegmentPseudoLabelOptions = field(default_factory=SegmentPseudoLabelOptions)
     judge: SegmentJudgeOptions = field(default_factory=SegmentJudgeOptions)

@@ -7,6 +7,7 @@ import torch
 from pipeline.annotators.build import ANNOTATORS, build_annotator
 from pipeline.annotators.edp_sam import EdpSamAnnotator, EdpSamOptions
 from pipeline.annotators.superpixel import SuperpixelOptions
+from pipeline.annotators.truth import TruthOptions
 from pipeline.errors import PipelineError
 from stages.data_sections import AnnotateParams
 from tests.annotators.fake_model import DiscModel
@@ -39,7 +40,7 @@ def test_edp_sam_gets_the_named_weights(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_truth_without_true_masks_is_refused() -> None:
     with pytest.raises(PipelineError, match="this data set does not have"):
-        build_annotator("truth", None, weights="compact", device=CPU, truth=None)
+        build_annotator("truth", TruthOptions(), weights="compact", device=CPU, truth=None)
 
 
 def test_an_unknown_method_is_refused() -> None:

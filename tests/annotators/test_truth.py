@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.annotators.truth import TruthAnnotator
+from pipeline.annotators.truth import TruthAnnotator, TruthOptions, whole_masks
 from pipeline.errors import PipelineError
 from pipeline.masks.instances import Instances
 from pipeline.masks.rle import Window
@@ -31,7 +31,7 @@ def test_true_masks_are_clipped_to_their_circles(tmp_path: Path) -> None:
     label_map = np.zeros((40, 40), np.int32)
     label_map[5:30, 5:15], label_map[5:30, 20:38] = 1, 3
     marked = mark([[9.0, 10.0], [2.0, 35.0], [30.0, 12.0]], (40, 40), radius_px=[8.0, 5.0, 9.5])
-    instances = TruthAnnotator(store(tmp_path / "truth", label_map, 3)).annotate(marked)
+    instances = TruthAnnotator(store(tmp_path / "truth", label_map, 3), TruthOptions()).annotate(marked)
     expected = (label_map == np.array([1, 2, 3])[:, None, None]) & circle_masks(marked)
     np.testing.assert_array_equal(full_masks(instances), expected)
     assert instances.status.tolist() == ["ok", "empty", "ok"]
@@ -43,12 +43,12 @@ def test_true_masks_are_clipped_to_their_circles(tmp_path: Path) -> None:
 def test_masks_of_other_points_are_refused(tmp_path: Path, size_hw, count) -> None:
     truth = store(tmp_path / "truth", np.zeros(size_hw, np.int32), count)
     with pytest.raises(PipelineError, match="run python -m stages.prepare again"):
-        TruthAnnotator(truth).annotate(mark([[9.0, 10.0], [2.0, 35.0], [30.0, 12.0]], (40, 40)))
+        TruthAnnotator(truth, TruthOptions()).annotate(mark([[9.0, 10.0], [2.0, 35.0], [30.0, 12.0]], (40, 40)))
 
 
 def test_without_true_masks_there_is_one_message() -> None:
     with pytest.raises(PipelineError, match="annotate.method: truth needs true masks"):
-        TruthAnnotator(None)
+        TruthAnnotator(None, TruthOptions())
 
 
 def test_masks_that_overlap_stay_whole_and_regions_are_no_points(tmp_path: Path) -> None:
@@ -66,5 +66,9 @@ def test_masks_that_overlap_stay_whole_and_regions_are_no_points(tmp_path: Path)
     with MaskStore.create(tmp_path / "truth", Provenance("truth", 1, {}, None)) as writer:
         writer.add("one", instances)
     marked = mark([[12.0, 12.0], [22.0, 22.0]], (40, 40), radius_px=[9.0, 9.0])
-    found = TruthAnnotator(MaskStore.open(tmp_path / "truth")).annotate(marked)
+    truth = MaskStore.open(tmp_path / "truth")
+    found = TruthAnnotator(truth, TruthOptions()).annotate(marked)
     np.testing.assert_array_equal(full_masks(found), np.stack([first, second]) & circle_masks(marked))
+    whole = TruthAnnotator(truth, whole_masks()).annotate(marked)
+    np.testing.assert_array_equal(full_masks(whole), np.stack([first, second]))
+    assert whole.status.tolist() == ["ok", "ok"]

@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from pipeline.datasets.prepared import Prepared
 from pipeline.masks.store import MaskStore
 from stages import annotate, nnec, prepare
 from stages import warmup as crowd_warmup
@@ -59,6 +61,20 @@ def run(stage, arguments=RUN):
     done = runner.invoke(stage.app, arguments)
     assert done.exit_code == 0, f"{stage.__name__}: {done.output} {done.exception!r}"
     return done.output
+
+
+def test_strong_images_have_whole_masks_whatever_the_circles_say(home):
+    paths = RunPaths("shapes")
+    truth, whole = Prepared.open(paths.prepared).truth, MaskStore.open(paths.annotate)
+    for image_id in whole.image_ids:
+        assert whole.instances(image_id).rle == truth.instances(image_id).rle
+    put(home, annotate={"method": "truth", "truth": {"clip": True}})
+    run(annotate, ["--dataset", "shapes", "--device", "cpu", "--workers", "1", "--cache", "cache"])
+    clipped = MaskStore.open(paths.annotate)
+    areas = np.array(
+        [[store.instances(each).area_px.sum() for store in (clipped, truth)] for each in truth.image_ids]
+    ).sum(axis=0)
+    assert 0 < areas[0] < areas[1]  # some do not fit their circles
 
 
 def test_the_chain_of_the_recipe(home):
