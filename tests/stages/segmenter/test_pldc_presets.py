@@ -145,7 +145,7 @@ def test_the_networks_can_be_built_at_their_own_size(dataset: str, n_classes: in
 SMALL_TRAINING: dict[str, Any] = {
     "network": {**SMALL_NETWORK, "tower_width": 16, "fpn_width": 16},
     "ranges_px": [[1, 24], [16, 32], [24, 48], [32, 64], [48, 128]],
-    "train": {"steps": 60, "optimizer": "muon", "learning_rate": 0.002, "encoder_rate_share": 1.0, "ramp_steps": 0},
+    "train": {"steps": 120, "optimizer": "muon", "learning_rate": 0.002, "encoder_rate_share": 1.0, "ramp_steps": 0},
     "views": {"batch": 2, "short_side_min_px": 48, "short_side_max_px": 64, "long_side_px": 96,
               "test_short_side_px": 64},
     "loop": {**SMALL_LOOP, "evaluate_every": 100, "ema_decay": 0.9},
