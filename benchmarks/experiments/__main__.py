@@ -67,7 +67,11 @@ def main(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    found = {(run.variant.key, run.labeled_pct, run.seed): workshop.figures(run) or {} for run in runs}
+    found = {
+        (run.variant.key, run.labeled_pct, run.seed): figures
+        for run in runs
+        if (figures := workshop.figures(run)) is not None
+    }
     text = write_tables(chosen, rows, found)
     atomic_write_bytes(workshop.root / "tables.md", text.encode())
     if chosen.draw is not None:

@@ -55,8 +55,8 @@ class Workshop:
             yield
 
     def figures_file(self, run: Run) -> Path:
-        """Where the figures of a run stand once it is done."""
-        return self.root / "figures" / str(run) / "metrics.json"
+        """Where the figures of a run stand once it is done; with other parameters it is another file."""
+        return self.root / "figures" / str(run) / f"{self._folders(run)[-1].name}.json"
 
     def figures(self, run: Run) -> dict[str, float] | None:
         """Figures of a run; None until it is done."""
@@ -73,16 +73,16 @@ class Workshop:
         if self.figures_file(run).is_file():
             return
         params = self.parameters(run)
-        folder = None
+        before = None
         earlier: list[Step] = []
         seconds: list[float | None] = []
-        for step in self.study.steps_of(run.variant):
-            folder = self._step(earlier, step, run, params, folder)
+        for step, folder in zip(self.study.steps_of(run.variant), self._folders(run), strict=True):
+            self._step(earlier, step, run, params, before, folder)
             earlier.append(step)
+            before = folder
             if step.timed:
                 seconds.append(read_seconds(folder))
-        assert folder is not None
-        figures = json.loads((self._place(folder, earlier[-1], run) / "metrics.json").read_bytes())
+        figures = json.loads((self._place(folder, step, run) / "metrics.json").read_bytes())
         if seconds and None not in seconds:
             figures["minutes"] = sum(one for one in seconds if one is not None) / 60
         if self.study.measure is not None:
@@ -97,18 +97,31 @@ class Workshop:
         base["prepare"]["sources"] = {study.name: {"reader": study.reader}}
         return merge(base, study.changes, run.variant.changes)
 
+    def _folders(self, run: Run) -> list[Path]:
+        """Give the folder of each step, named after all that it depends on: scenes, parameters, the steps before."""
+        params = self.parameters(run)
+        folders: list[Path] = []
+        for step in self.study.steps_of(run.variant):
+            sections = {name: params.get(name) for name in step.sections}  # one that the file lacks takes its defaults
+            inputs = [folders[-1].name if folders else self.study.scenes, step.stage, sections]
+            if step.per_run:
+                inputs += [run.labeled_pct, run.seed]
+            folders.append(self.root / step.stage / digest_json(inputs)[:16])
+        return folders
+
     def _step(
-        self, earlier: Sequence[Step], step: Step, run: Run, params: Mapping[str, Any], before: Path | None
-    ) -> Path:
-        """Do one step, unless it is done; give its folder."""
-        sections = {name: params.get(name) for name in step.sections}  # one that the file lacks takes its defaults
-        inputs = [before.name if before else self.study.scenes, step.stage, sections]
-        if step.per_run:
-            inputs += [run.labeled_pct, run.seed]
-        folder = self.root / step.stage / digest_json(inputs)[:16]
+        self,
+        earlier: Sequence[Step],
+        step: Step,
+        run: Run,
+        params: Mapping[str, Any],
+        before: Path | None,
+        folder: Path,
+    ) -> None:
+        """Do one step in its folder, unless it is done."""
         with self._lock(folder):
             if (folder / DONE_FILE).is_file():
-                return folder
+                return
             folder.mkdir(parents=True, exist_ok=True)
             if before is None:
                 raw = folder / "data" / self.study.name / "raw"
@@ -124,7 +137,6 @@ class Workshop:
             self._call(step, run, params, folder)
             seconds = time.monotonic() - began if unbroken else None
             atomic_write_bytes(folder / DONE_FILE, json.dumps({"seconds": seconds}).encode())
-        return folder
 
     def _link_outputs(self, step: Step, run: Run, before: Path, folder: Path) -> None:
         """Show a later step what an earlier one wrote."""

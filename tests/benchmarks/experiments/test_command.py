@@ -83,12 +83,17 @@ def test_a_run_that_fails_costs_itself_alone(fake_runs, monkeypatch, tmp_path):
             raise PipelineError(f"{run}: the stage warmup failed")
         done(self, run)
 
-    monkeypatch.setattr(Workshop, "do", do)
-    result = runner.invoke(command.app, ["crowd", "--out", str(tmp_path), "--only", "supervised", "--seeds", "1"])
+    def do_or_fail_at_seed_1(self, run):
+        do(self, run if run.seed == 0 else Run(run.variant, 5, run.seed))
+
+    monkeypatch.setattr(Workshop, "do", do_or_fail_at_seed_1)
+    result = runner.invoke(command.app, ["crowd", "--out", str(tmp_path), "--only", "supervised", "--seeds", "2"])
     assert result.exit_code == 1
     assert "error: supervised/labeled_5/seed_0: the stage warmup failed" in result.output
-    assert "1 of 3 runs failed, see above: supervised/labeled_5/seed_0" in result.output
-    assert "| labels alone | 40 % | 1 | 40.00 |" in (tmp_path / "crowd" / "tables.md").read_text()
+    assert "4 of 6 runs failed, see above: supervised/labeled_10/seed_1, supervised/labeled_40/seed_1" in result.output
+    text = (tmp_path / "crowd" / "tables.md").read_text()
+    assert "| labels alone | 40 % | 1 | 40.00 |" in text  # one seed, not two
+    assert "| labels alone | 5 % |" not in text
 
 
 def test_unknown_names_are_refused(tmp_path):

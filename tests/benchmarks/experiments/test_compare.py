@@ -1,11 +1,15 @@
 """The rows of the comparison: comparable, and sharing what they can."""
 
+from dataclasses import asdict
+
 import pytest
 import yaml
 
 from benchmarks.experiments.compare import COMPARE, RECIPE, draw
 from benchmarks.experiments.study import REPOSITORY, Run
 from benchmarks.experiments.workshop import Workshop
+from stages.params import load_segmenter_params
+from tests.stages.test_params import leaves
 
 MARKS = {"truth": "masks", "edp_sam": "points", "superpixel": "points", "p2seg": "points"}
 
@@ -38,6 +42,33 @@ def test_labels_are_those_that_the_row_reads(params):
 def test_every_row_trains_solov2_alike(params):
     networks = [one["warmup"] for one in params.values() if one["system"] == "segmenter"]
     assert len({yaml.safe_dump([one["network"], one["views"]]) for one in networks}) == 1
+
+
+OWN = {
+    "solov2": ("p2seg", {"annotate.method", "splits.held_out_frac"}),
+    "pldc": ("pldc", set()),
+    "pointwssis": ("pointwssis", {"retrain.learn.loop.evaluate_every"}),
+}
+"""Parameter file → the recipe whose values it has, but for these."""
+SAID_ELSEWHERE = ("datasets", "labeled_pct", "seeds", "annotate.p2seg", "evaluate.pictures", "evaluate.teacher")
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_values_are_those_of_the_systems_own_recipe(name):
+    recipe, differ = OWN[name]
+    ours, theirs = (
+        leaves(asdict(load_segmenter_params(path)))
+        for path in (REPOSITORY / RECIPE / "params" / f"{name}.yaml", REPOSITORY / "recipes" / recipe / "params.yaml")
+    )
+    found = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
+    assert {key for key in found if not key.startswith(SAID_ELSEWHERE)} == differ
+
+
+def test_every_file_makes_p2seg_masks_as_the_recipe_does(params):
+    recipe = yaml.safe_load((REPOSITORY / "recipes" / "p2seg" / "params.yaml").read_text(encoding="utf-8"))
+    recipe["annotate"]["p2seg"]["seeds"].pop("source")  # the default, written down there
+    for own in params.values():
+        assert own["annotate"]["p2seg"] == recipe["annotate"]["p2seg"]
 
 
 def test_a_tenth_of_the_images_or_more_choose(params):

@@ -99,10 +99,21 @@ def test_a_row_leaves_out_steps_that_it_does_not_need(workshop, calls):
 
 def test_other_scenes_are_other_folders(workshop, calls):
     workshop.do(Run(PLAIN, 10, 0))
-    workshop.figures_file(Run(PLAIN, 10, 0)).unlink()
     workshop.study = replace(STUDY, scenes={"seed": 2, "splits": {}})
     workshop.do(Run(PLAIN, 10, 0))
     assert calls == ["prepare", "annotate", "warmup", "retrain"] * 2
+
+
+def test_other_parameters_are_another_run(workshop, calls):
+    run = Run(PLAIN, 10, 0)
+    workshop.do(run)
+    workshop.study = replace(STUDY, changes={**STUDY.changes, "retrain.w_bg": 0.5})
+    assert workshop.figures(run) is None  # those of the old parameters are not its own
+    workshop.do(run)
+    assert calls[4:] == ["retrain"]
+    assert workshop.figures(run) is not None
+    workshop.study = STUDY
+    assert workshop.figures(run) is not None
 
 
 def test_parameters_are_the_files_with_the_changes_of_study_and_row(workshop):
