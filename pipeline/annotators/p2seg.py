@@ -4,7 +4,7 @@ The network says of each pixel which class it is and where its point lies; the r
 :mod:`pipeline.geometry.point_owners` makes instances of that (specification P2Seg §5 and §7).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -19,6 +19,7 @@ from pipeline.annotators.base import MarkedImage
 from pipeline.annotators.exclusion import disc_window, head_component
 from pipeline.errors import PipelineError
 from pipeline.geometry.point_owners import assign_pixels
+from pipeline.geometry.scaling import scale_nearest
 from pipeline.masks.instances import Instances
 from pipeline.masks.rle import Window
 from pipeline.models.mutual_distillation import (
@@ -158,7 +159,7 @@ class P2SegAnnotator:
                 f"{checkpoint}: annotate.method: p2seg needs a network that was trained on these points; run "
                 "python -m stages.annotate, which trains it"
             )
-        net = build_mutual_distillation(fitted.network, fitted.n_classes)
+        net = build_mutual_distillation(replace(fitted.network, pretrained=False), fitted.n_classes)
         try:
             net.load_state_dict(safetensors.torch.load_file(checkpoint))
         except (RuntimeError, OSError, safetensors.SafetensorError) as error:
@@ -205,11 +206,10 @@ class P2SegAnnotator:
             torch.from_numpy(marked.class_id[rows]).to(self._device),
         )
         row_of = np.concatenate([[0], rows + 1])
-        y, x = (
-            ((np.arange(side) + 0.5) * (small / side)).astype(np.int64)
-            for side, small in zip(marked.size_hw, small_hw, strict=True)
+        return (
+            scale_nearest(row_of[owners.cpu().numpy()], marked.size_hw),
+            scale_nearest(said.probs.cpu().numpy(), marked.size_hw),
         )
-        return row_of[owners.cpu().numpy()][np.ix_(y, x)], said.probs.cpu().numpy()[np.ix_(y, x)]
 
 
 def _inside(marked: MarkedImage) -> NDArray[np.bool_]:

@@ -51,7 +51,7 @@ def seed_marks(marked: MarkedImage, options: SeedMarkOptions) -> NDArray[np.uint
     """Mark what is sure.
 
     Args:
-        marked: Image, points and circles; points outside the image say nothing.
+        marked: Image, points and circles; of points outside the image only what is no background.
         options: What is sure.
 
     Returns:
@@ -66,6 +66,8 @@ def seed_marks(marked: MarkedImage, options: SeedMarkOptions) -> NDArray[np.uint
     for (x, y), far, class_id, window in zip(marked.points_xy, reach, marked.class_id, windows, strict=True):
         near = disc_window(x, y, far, marked.size_hw)
         background[_part(near)] &= ~near.mask
+        if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):
+            continue
         part = _part(window)
         rows, columns = np.ogrid[part]
         squared = (columns - x) ** 2 + (rows - y) ** 2

@@ -48,7 +48,7 @@ class TruthAnnotator:
         if truth is None:
             raise PipelineError(
                 "annotate.method: truth needs true masks, which this data set does not have; "
-                "use edp_sam, superpixel or disc"
+                "use edp_sam, superpixel, disc or p2seg"
             )
         self._truth, self._options = truth, options
 

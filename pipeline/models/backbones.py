@@ -47,8 +47,8 @@ class Backbone(nn.Module):
             if not pretrained:
                 raise
             raise PipelineError(
-                f"model.backbone: the ImageNet weights of {name!r} cannot be loaded ({error}); connect this machine to "
-                "the Hugging Face hub once (or set HF_HOME to a folder that has them), or set model.pretrained: false"
+                f"backbone: the ImageNet weights of {name!r} cannot be loaded ({error}); connect this machine to "
+                "the Hugging Face hub once (or set HF_HOME to a folder that has them), or set pretrained: false"
             ) from error
         info: Any = self.body.feature_info
         self.channels: tuple[int, ...] = tuple(info.channels())
@@ -103,7 +103,7 @@ def build_backbone(name: str, *, pretrained: bool, strides: Sequence[int] = STRI
         return Backbone(name, pretrained=pretrained, strides=strides)
     if pretrained:
         raise PipelineError(
-            f"model.pretrained: {COMPACT!r} has no ImageNet weights; set it to false, or choose a network of timm"
+            f"pretrained: {COMPACT!r} has no ImageNet weights; set it to false, or choose a network of timm"
         )
     return CompactBackbone(strides=strides)
 
@@ -115,17 +115,17 @@ def _tap_indices(name: str, wanted: Sequence[int]) -> tuple[int, ...]:
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else "; timm.list_models() lists the names"
-        raise PipelineError(f"model.backbone: timm {timm.__version__} has no network {name!r}{hint}")
+        raise PipelineError(f"backbone: timm {timm.__version__} has no network {name!r}{hint}")
     try:
         with torch.device("meta"):
             info: Any = timm.create_model(name, pretrained=False, features_only=True).feature_info
         strides = info.reduction()
     except (RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
-        raise PipelineError(f"model.backbone: {name!r} has no features_only form ({error}); choose another") from error
+        raise PipelineError(f"backbone: {name!r} has no features_only form ({error}); choose another") from error
     if not set(wanted) <= set(strides):
         names = f"{', '.join(map(str, wanted[:-1]))} and {wanted[-1]}" if len(wanted) > 1 else f"{wanted[0]}"
         raise PipelineError(
-            f"model.backbone: {name!r} has features at strides {strides}, expected {names} among them; choose another"
+            f"backbone: {name!r} has features at strides {strides}, expected {names} among them; choose another"
         )
     last = {stride: index for index, stride in enumerate(strides)}
     return tuple(last[stride] for stride in wanted)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pipeline.geometry.scaling import nearest_index
 from pipeline.masks.soft_format import Ticks, read_at
 from pipeline.models.crowd_net import STRIDE, image_to_tensor
 from pipeline.models.network_input import IMAGE_MEAN
@@ -231,11 +232,6 @@ def _read_cells(
     rows, columns = (Ticks.at(one[here], count) for one, here, count in zip((y, x), there, cells.shape, strict=True))
     read[np.ix_(*there)] = read_at(cells, rows, columns)
     return read
-
-
-def nearest_index(length: int, out_length: int) -> npt.NDArray[np.int64]:
-    """Give for each pixel of the scaled span the one of the span that its centre falls on."""
-    return ((np.arange(out_length) + 0.5) * (length / out_length)).astype(np.int64)
 
 
 def made_ahead(make: Callable[[int], T], steps: range, *, workers: int) -> Generator[tuple[int, T]]:

@@ -7,7 +7,7 @@ stopped.
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import nn
 
 from pipeline.annotators.p2seg import FittedP2Seg, look
 from pipeline.compute.cache import ResultCache
-from pipeline.compute.files import atomic_write_bytes, digest_file, digest_json
+from pipeline.compute.files import atomic_write_bytes, digest_file, digest_json, fresh_folder
 from pipeline.compute.progress import warn_user
 from pipeline.datasets.prepared import Prepared
 from pipeline.datasets.radii import Radii
@@ -28,7 +28,7 @@ from pipeline.training.checkpoint import MODEL_FILE, read_weights
 from pipeline.training.kept import Kept
 from pipeline.training.p2seg_batches import SeedBatches, SeedScene
 from pipeline.training.p2seg_losses import DistillLoss, SeedLoss
-from pipeline.training.p2seg_options import P2SegOptions
+from pipeline.training.p2seg_options import P2SegOptions, P2SegSeedOptions
 from pipeline.training.p2seg_seeds import (
     PointImages,
     check_class_maps,
@@ -111,11 +111,11 @@ def fit_p2seg(prepared: Prepared, radii: Radii, options: P2SegOptions, place: Fi
     """
     images = _images(prepared, radii, options)
     plan = FittedP2Seg(options.masks, options.network, images.n_classes)
-    key = _key(images, options, place.device)
+    key = _key(images, _depends_on(options), options.seeds, place.device)
     if not _is_here(place, key):
         entry = place.cache.get(KIND, key)
         if entry is None:
-            _train(images, options, place, key)
+            _train(images, options, place)
             place.cache.put(KIND, key, _pack(place))
         else:
             _unpack(place, entry)
@@ -141,12 +141,20 @@ def _images(prepared: Prepared, radii: Radii, options: P2SegOptions) -> PointIma
     return PointImages(prepared, radii, tuple(chosen), n_classes)
 
 
-def _key(images: PointImages, options: P2SegOptions, device: torch.device) -> str:
-    """Digest all that the weights depend on."""
-    plain = asdict(options)
-    plain["masks"] = {"long_side_px": options.masks.long_side_px}
-    folder = Path(options.seeds.folder)
-    given = options.seeds.source == "folder"
+def _depends_on(options: P2SegOptions) -> dict[str, Any]:
+    """All options on which the weights depend: of those for masks the working size alone."""
+    return {**asdict(options), "masks": {"long_side_px": options.masks.long_side_px}}
+
+
+def _seeds_depend_on(options: P2SegOptions) -> dict[str, Any]:
+    """All options on which the class maps that are made here depend."""
+    return {name: value for name, value in _depends_on(options).items() if name not in ("train", "distill")}
+
+
+def _key(images: PointImages, plain: Mapping[str, Any], seeds: P2SegSeedOptions, device: torch.device) -> str:
+    """Digest options with all else that the weights, or the class maps, depend on."""
+    folder = Path(seeds.folder)
+    given = seeds.source == "folder"
     paths = [map_path(folder, image_id) for image_id in images.image_ids] if given else []
     missing = [path for path in paths if not path.is_file()]
     if missing:
@@ -157,7 +165,7 @@ def _key(images: PointImages, options: P2SegOptions, device: torch.device) -> st
     return digest_json(
         {
             "version": ALGORITHM_VERSION,
-            "options": plain,
+            "options": dict(plain),
             "n_classes": images.n_classes,
             "images": list(images.image_ids),
             "data": digest_tables([images.prepared.folder]),
@@ -186,16 +194,15 @@ def _pack(place: FitPlace) -> bytes:
 
 def _unpack(place: FitPlace, entry: bytes) -> None:
     end = 8 + int.from_bytes(entry[:8], "little")
-    place.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    place.checkpoint.with_name(KEY_FILE).unlink(missing_ok=True)
-    atomic_write_bytes(place.checkpoint.with_name(FIGURES_FILE), entry[8:end])
-    atomic_write_bytes(place.checkpoint, entry[end:])
+    with fresh_folder(place.checkpoint.parent) as folder:  # curves and figures of another fit go
+        (folder / FIGURES_FILE).write_bytes(entry[8:end])
+        (folder / MODEL_FILE).write_bytes(entry[end:])
 
 
-def _train(images: PointImages, options: P2SegOptions, place: FitPlace, key: str) -> None:
+def _train(images: PointImages, options: P2SegOptions, place: FitPlace) -> None:
     """Make class maps, train the network on them, and write figures beside its weights."""
     fabric = launch(place.device, Ranks(), precision=options.loop.precision, batch=options.crops.batch)
-    maps = _class_maps(images, options, place, fabric, key)
+    maps = _class_maps(images, options, place, fabric)
     quality = seed_quality(images, maps)
     figures = {} if quality is None else {f"seed_{name}": value for name, value in asdict(quality).items()}
     figures = {name: round(value, 6) for name, value in figures.items() if math.isfinite(value)}
@@ -203,21 +210,26 @@ def _train(images: PointImages, options: P2SegOptions, place: FitPlace, key: str
     atomic_write_bytes(place.checkpoint.with_name(FIGURES_FILE), json.dumps(figures, sort_keys=True).encode())
 
 
-def _class_maps(images: PointImages, options: P2SegOptions, place: FitPlace, fabric: Fabric, key: str) -> Path:
-    """Give the folder of the class maps; those that can be made are made, unless a killed run has made them."""
+def _class_maps(images: PointImages, options: P2SegOptions, place: FitPlace, fabric: Fabric) -> Path:
+    """Give the folder of the class maps; those that can be made are made, unless an earlier run has made them."""
     seeds, filled = options.seeds, place.folder / "maps"
-    if seeds.source == "network" and _is_of(filled, key):
-        return filled
     if seeds.source == "folder":
         check_class_maps(images, Path(seeds.folder), images.prepared.class_names)
         return Path(seeds.folder)
     marks = place.folder / "marks"
+    key = _key(images, _seeds_depend_on(options), seeds, place.device)
+    if seeds.source == "network" and _is_of(filled, key):
+        return filled
     write_marks(images, marks, seeds.marks)
     if seeds.source == "marks":
         return marks
-    _train_network(images, marks, options, place, fabric, name="seeds")
-    net = build_mutual_distillation(options.network, images.n_classes)
-    net.load_state_dict(read_weights(place.run("seeds").out / MODEL_FILE))
+    trained = place.run("seeds").out
+    if not _is_of(trained, key):
+        _train_network(images, marks, options, place, fabric, name="seeds")
+        atomic_write_bytes(trained / KEY_FILE, key.encode())
+    net = build_mutual_distillation(replace(options.network, pretrained=False), images.n_classes)
+    net.load_state_dict(read_weights(trained / MODEL_FILE))
+    (filled / KEY_FILE).unlink(missing_ok=True)  # of maps that are written over now
     write_filled(
         images, marks, filled, net.eval().to(place.device),
         min_prob=seeds.min_prob, long_side_px=options.masks.long_side_px, device=place.device,
@@ -244,7 +256,7 @@ def _train_network(
     run = TrainingRun(
         kind=f"{KIND}_{name}" if is_seeds else KIND,
         architecture={"network": asdict(options.network), "n_classes": images.n_classes},
-        parameters=asdict(options),
+        parameters=_seeds_depend_on(options) if is_seeds else _depends_on(options),
         inputs={
             "version": ALGORITHM_VERSION,
             "data": digest_tables([images.prepared.folder]),

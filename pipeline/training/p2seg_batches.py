@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from pipeline.geometry.point_owners import UNKNOWN, component_offsets
+from pipeline.geometry.scaling import nearest_index
 from pipeline.models.network_input import IMAGE_MEAN
-from pipeline.training.crops import nearest_index, random_span, step_generator
+from pipeline.training.crops import random_span, step_generator
 from pipeline.training.kept import Kept
 from pipeline.training.options import CropOptions
 from pipeline.training.strong_view import jitter_colors

@@ -24,6 +24,7 @@ from pipeline.datasets.radii import Radii
 from pipeline.errors import PipelineError, raise_all
 from pipeline.evaluation.class_maps import ClassMapQuality, class_map_quality
 from pipeline.geometry.point_owners import UNKNOWN
+from pipeline.geometry.scaling import scale_nearest
 from pipeline.models.mutual_distillation import MutualDistillation
 from pipeline.training.p2seg_batches import SeedScene
 
@@ -64,11 +65,11 @@ class PointImages:
 def scene_of(marked: MarkedImage, classes: npt.NDArray[np.uint8], long_side_px: int) -> SeedScene:
     """Bring an image, its class map and its points to the working size; points outside the image are left out."""
     size_hw = working_hw(marked.size_hw, long_side_px)
-    small = cv2.resize(classes, size_hw[::-1], interpolation=cv2.INTER_NEAREST)
+    small = scale_nearest(classes, size_hw)
     height, width = marked.size_hw
     inside = ((marked.points_xy >= -0.5) & (marked.points_xy < np.array([width, height]) - 0.5)).all(axis=1)
     points_yx = (marked.points_xy[inside, ::-1] + 0.5) * (np.array(size_hw) / marked.size_hw) - 0.5
-    return SeedScene(shrink_rgb(marked.image, size_hw), np.asarray(small, np.uint8), points_yx, marked.class_id[inside])
+    return SeedScene(shrink_rgb(marked.image, size_hw), small, points_yx, marked.class_id[inside])
 
 
 def map_path(folder: Path, image_id: str) -> Path:
@@ -179,7 +180,7 @@ def write_filled(
         small = shrink_rgb(marked.image, working_hw(marked.size_hw, long_side_px))
         said = look(net, small, marked.class_id, device)
         found = torch.where(said.probs >= min_prob, said.classes, UNKNOWN).to(torch.uint8).cpu().numpy()
-        classes = cv2.resize(found, marked.size_hw[::-1], interpolation=cv2.INTER_NEAREST)
+        classes = scale_nearest(found, marked.size_hw)
         sure = read_class_map(marks, image_id, marked.size_hw)
         objects = (sure != 0) & (sure != UNKNOWN)
         write_class_map(folder, image_id, np.where(objects, sure, classes).astype(np.uint8))

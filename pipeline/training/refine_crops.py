@@ -13,8 +13,9 @@ from torch import Tensor
 from pipeline.datasets.images import read_image_rgb
 from pipeline.datasets.prepared import Prepared
 from pipeline.errors import PipelineError
+from pipeline.geometry.scaling import nearest_index
 from pipeline.masks.rle import rle_to_window
-from pipeline.training.crops import PADDING_RGB, nearest_index, step_generator
+from pipeline.training.crops import PADDING_RGB, step_generator
 from pipeline.training.kept import Kept
 from pipeline.training.refine_options import RefineCropOptions
 from pipeline.training.refine_pairs import RefinePair, Rough

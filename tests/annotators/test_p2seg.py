@@ -1,9 +1,11 @@
 """P2Seg's way from the network's word to masks, with networks that say what a test wants."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -175,6 +177,20 @@ def test_a_plan_builds_it_and_the_weights_are_in_its_keys(tmp_path: Path) -> Non
         ModelRecord("p2seg", {}, {}, 1, {}),
     )
     assert plan.keys(plan.provenance(), "a" * 64, marked)[0] != keys[0]
+
+
+def test_fitted_weights_need_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = MutualDistillationOptions(backbone="resnet10t", width=8, affinity_dim=4)
+    net = build_mutual_distillation(network, 2)
+    save_model(tmp_path / "a.safetensors", net.state_dict(), ModelRecord("p2seg", {}, {}, 1, {}))
+    create = timm.create_model
+
+    def offline(name, pretrained=False, **more):
+        assert not pretrained, "asked for ImageNet weights"
+        return create(name, pretrained=False, **more)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    P2SegAnnotator(FittedP2Seg(NO_BOUND, replace(network, pretrained=True), 2), tmp_path / "a.safetensors", CPU)
 
 
 def test_missing_and_foreign_weights_are_refused(tmp_path: Path) -> None:

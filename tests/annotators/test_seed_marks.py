@@ -58,6 +58,9 @@ def test_superpixels_follow_the_colour_inside_the_circle() -> None:
 def test_points_outside_say_nothing_and_no_points_say_background() -> None:
     assert (seed_marks(mark([[-30, -30]], [5], [0]), SeedMarkOptions()) == 0).all()
     assert (seed_marks(mark([], [], []), SeedMarkOptions()) == 0).all()
+    for kind in ("disc", "circle", "superpixel"):
+        found = seed_marks(mark([[-2, 20]], [12], [0]), SeedMarkOptions(object=kind))
+        assert set(np.unique(found)) == {0, UNKNOWN}  # near it may lie the rest of its object
 
 
 @pytest.mark.parametrize("given", [{"disc_px": 0}, {"circle_frac": -1}, {"background_radii": -1}])

@@ -50,7 +50,7 @@ def test_network_without_the_strides_is_refused() -> None:
 def test_pretrained_weights_offline_say_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(PipelineError, match=r"weights of 'resnet10t' cannot be loaded.*set model.pretrained: false"):
+    with pytest.raises(PipelineError, match=r"weights of 'resnet10t' cannot be loaded.*set pretrained: false"):
         build_backbone("resnet10t", pretrained=True)
 
 
@@ -87,5 +87,5 @@ def test_network_without_a_pyramid_stride_is_refused() -> None:
 
 
 def test_the_compact_encoder_has_no_weights_to_load() -> None:
-    with pytest.raises(PipelineError, match=r"model.pretrained: 'compact' has no ImageNet weights; set it to false"):
+    with pytest.raises(PipelineError, match=r"pretrained: 'compact' has no ImageNet weights; set it to false"):
         build_backbone("compact", pretrained=True)

@@ -83,6 +83,43 @@ def test_a_killed_run_keeps_its_class_maps_and_ends_with_the_same_weights(
     assert trained == ["p2seg"]
 
 
+def test_other_losses_take_the_class_maps_that_are_there(home, tmp_path: Path, trained: list[str]) -> None:
+    place = fit_place(tmp_path)
+    fit_p2seg(*home, OPTIONS, place)
+    del trained[:]
+    other = dataclasses.replace(OPTIONS, distill=dataclasses.replace(OPTIONS.distill, hard_frac=0.2))
+    weights = fit_p2seg(*home, other, place).checkpoint.read_bytes()
+    assert trained == ["p2seg"]
+    assert fit_p2seg(*home, other, fit_place(tmp_path / "anew")).checkpoint.read_bytes() == weights
+
+
+def test_a_run_killed_while_it_fills_maps_in_keeps_its_training(
+    home, tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the maps that another run had finished in that folder are not taken for whole afterwards."""
+    whole = fit_p2seg(*home, OPTIONS, fit_place(tmp_path / "whole")).checkpoint.read_bytes()
+    place, other = fit_place(tmp_path / "killed"), dataclasses.replace(OPTIONS, seed=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(p2seg, "DistillLoss", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):  # maps are whole
+            fit_p2seg(*home, OPTIONS, place)
+    with monkeypatch.context() as patch:
+        write = p2seg.write_filled
+
+        def write_some(images, *args, **more):
+            write(dataclasses.replace(images, image_ids=images.image_ids[:2]), *args, **more)
+            raise KeyboardInterrupt
+
+        patch.setattr(p2seg, "write_filled", write_some)
+        with pytest.raises(KeyboardInterrupt):  # the other's maps are not
+            fit_p2seg(*home, other, place)
+        del trained[:]
+        with pytest.raises(KeyboardInterrupt):
+            fit_p2seg(*home, other, place)
+        assert trained == []
+    assert fit_p2seg(*home, OPTIONS, place).checkpoint.read_bytes() == whole
+
+
 def test_maps_of_ones_own(home, tmp_path: Path, trained: list[str]) -> None:
     maps = tmp_path / "maps"
     write_truth(point_images(*home), maps)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,3 +119,14 @@ def test_a_scene_is_shrunk_with_its_points(images: PointImages, tmp_path: Path) 
     assert small.pixels.shape == (32, 24, 3)
     np.testing.assert_allclose(whole.points_yx, marked.points_xy[:, ::-1])
     np.testing.assert_allclose(small.points_yx, (marked.points_xy[:, ::-1] + 0.5) / 2 - 0.5)
+
+
+@pytest.mark.parametrize("long_side_px", [32, 21, 16])
+def test_a_shrunk_class_map_lies_where_its_image_lies(images: PointImages, long_side_px: int) -> None:
+    """A colour edge, seen in the shrunk image, is where the map says."""
+    marked = images.marked(images.image_ids[0])
+    classes = np.zeros(marked.size_hw, np.uint8)
+    classes[:, 24:] = 1
+    pixels = np.repeat(classes[..., None] * np.uint8(255), 3, axis=2)
+    small = scene_of(replace(marked, image=pixels), classes, long_side_px)
+    np.testing.assert_array_equal(small.classes, small.pixels[..., 0] > 127)
