@@ -1,5 +1,7 @@
 """P2Seg's losses against the specification written plainly in float64, image by image and pixel by pixel."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -139,6 +141,24 @@ def test_the_loss_is_the_plain_one_where_a_class_has_no_point() -> None:
     assert not (background | owned).all()
     wanted = 0.5 * affinity_losses(embedding, targets).sum()
     torch.testing.assert_close(found["affinity"], wanted)
+
+
+@pytest.mark.parametrize("kind", [DistillLoss, SeedLoss])
+@pytest.mark.parametrize("case", ["no points", "points outside", "nothing known", "background alone"])
+def test_crops_that_say_little_have_a_finite_loss(kind: type, case: str) -> None:
+    one = crop(0)
+    if case == "no points":
+        one = replace(one, points_yx=np.zeros((0, 2)), point_class=np.zeros(0, np.int64))
+    elif case == "points outside":
+        one.points_yx[:] = -40.0
+    else:
+        one.classes[:] = UNKNOWN if case == "nothing known" else 0
+    net = build_mutual_distillation(MutualDistillationOptions(width=8, affinity_dim=4), N_CLASSES)
+    loss = kind(DistillOptions(), CPU) if kind is DistillLoss else kind(CPU)
+    found = loss(net, net, SeedBatch.stack([one]), 0)["loss"]
+    found.backward()
+    assert torch.isfinite(found)
+    assert all(torch.isfinite(each.grad).all() for each in net.parameters() if each.grad is not None)
 
 
 def test_a_batch_of_two_is_the_mean_of_two_batches_of_one() -> None:
