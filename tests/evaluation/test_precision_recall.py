@@ -48,6 +48,22 @@ def test_one_true_instance_makes_one_row_right(tmp_path: Path) -> None:
     assert found.recall == pytest.approx(1 / 3)
 
 
+def test_less_than_half_is_not_met(tmp_path: Path) -> None:
+    rows = boxes([(0, 0, 8, 3), (10, 0, 18, 4)], class_id=[0, 0])  # IoU 3/8 and 1/2
+    assert compare(tmp_path, rows, TRUE).n_right.tolist() == [1, 0, 0]
+
+
+def test_the_surer_row_chooses_first(tmp_path: Path) -> None:
+    """What it leaves may be too little for the other, though both could have been right."""
+    true = boxes([(0, 0, 8, 8), (2, 0, 10, 8)], class_id=[0, 0], source="truth")
+    between = [(2, 0, 10, 8), (4, 0, 12, 8)]  # the first meets both by more than a half, the second the right one alone
+    for score, right in (([0.9, 0.8], 1), ([0.8, 0.9], 2)):
+        folder = tmp_path / str(right)
+        folder.mkdir()
+        found = compare(folder, boxes(between, class_id=[0, 0], score=score), true)
+        assert found.n_right.tolist() == [right, 0, 0], score
+
+
 def test_a_row_takes_the_instance_it_meets_most(tmp_path: Path) -> None:
     true = boxes([(0, 0, 8, 8), (2, 0, 10, 8)], class_id=[0, 0], source="truth")
     rows = boxes([(2, 0, 10, 8), (0, 0, 8, 8)], class_id=[0, 0], score=[0.9, 0.8])

@@ -64,6 +64,13 @@ def test_held_out_rows_are_compared_with_their_masks(shapes, tmp_path):
     assert compare_held_out(store, shapes.truth, (), options=QualityOptions()) is None
 
 
+def test_rows_of_all_held_out_images_are_compared(shapes, tmp_path):
+    ids = sorted(shapes.truth.image_ids)[:3]
+    found = compare_held_out(write(shapes, tmp_path / "rows", ids, 0.5), shapes.truth, ids, options=QualityOptions())
+    assert found is not None
+    assert len(found) == sum(shapes.truth.n_instances(image_id) for image_id in ids)
+
+
 def test_rows_without_scores_are_compared_only_where_thresholds_ask(shapes):
     ids = split_shapes(shapes).labeled_val
     assert compare_held_out(shapes.truth, shapes.truth, ids, options=QualityOptions(thresholds="off")) is None

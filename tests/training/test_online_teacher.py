@@ -14,13 +14,14 @@ CELLS = 8
 HIGH, LOW = 6.0, -6.0
 
 
-def teacher_of(class_logit):
-    """Sees, in every image, one disc of class 1 in the upper left quarter, with the class logit given."""
+def teacher_of(class_logit, copy_logit=LOW):
+    """Sees, in every image, a disc of class 1 in the upper left quarter, with the class logit given; and once more."""
 
     def teacher(images):
         n = len(images)
         logits = [torch.full((n, 2, grid, grid), LOW) for grid in (2, 1, 1, 1, 1)]
         logits[0][:, 1, 0, 0] = class_logit
+        logits[1][:, 1, 0, 0] = copy_logit
         features = torch.full((n, 1, CELLS, CELLS), LOW)
         features[:, :, :4, :4] = HIGH
         features[:, :, 0, 0] = 0.5
@@ -37,10 +38,10 @@ def batch():
     )  # fmt: skip
 
 
-def relabel(class_logit, weigh="off"):
-    quality = QualityOptions(thresholds="fixed", class_thr=0.6, mask_thr=0.5, margin=0.2)
+def relabel(class_logit, weigh="off", copy_logit=LOW, **quality):
+    quality = QualityOptions(thresholds="fixed", class_thr=0.6, mask_thr=0.5, margin=0.2, **quality)
     online = OnlineTeacher(all_detections(), quality, None, weigh)
-    return online.relabel(teacher_of(class_logit), batch())
+    return online.relabel(teacher_of(class_logit, copy_logit), batch())
 
 
 def test_a_sure_row_is_learnt_at_full_size():
@@ -68,6 +69,15 @@ def test_a_bad_row_is_background():
     masks, _, ignore = relabel(-1.0).instances[1]  # σ = 0.27
     assert len(masks) == 0
     assert not bool(ignore.any())
+
+
+def test_a_copy_is_dropped_by_its_decay():
+    both = relabel(3.0, copy_logit=2.5, min_decay=0.0).instances[1]
+    assert len(both.masks) == 2
+    assert torch.equal(both.masks[0], both.masks[1])
+    one = relabel(3.0, copy_logit=2.5, min_decay=0.5).instances[1]
+    assert len(one.masks) == 1
+    assert not bool(one.ignore.any())
 
 
 def test_pixels_weigh_by_the_teachers_certainty():
