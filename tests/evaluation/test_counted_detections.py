@@ -54,6 +54,8 @@ def test_figures_of_kept_detections(tmp_path):
     (true_a, found_a), (true_b, found_b) = ((boxes(rng, 3), boxes(rng, 3)) for _ in range(2))
     true_a[2] = False
     true_a[2, 0, :4] = True
+    found_b[1], true_b[2] = False, False
+    found_b[1, 2:6, 2:6] = true_b[2, 2:6, 2:6] = True  # a detection in the region, which nothing else meets as well
     scores_a, scores_b = np.array([0.9, 0.4, 0.7]), np.array([0.2, 0.6, 0.5])
     region = ["ok", "ok", "ambiguous"]
     found, truth = write_stores(

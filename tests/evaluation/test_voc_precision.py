@@ -51,6 +51,13 @@ def test_it_is_the_plain_rule(seed: int, sizes) -> None:
         assert ap == pytest.approx(plain_ap(images, iou), nan_ok=True)
 
 
+def test_an_iou_that_is_just_reached_counts() -> None:
+    for iou in VOC_IOUS:
+        voc = VocPrecision(1)
+        voc.add(0, [0.9], np.array([[iou]]), NO_REGION)
+        assert voc.result() == {each: float(each <= iou) for each in VOC_IOUS}
+
+
 def test_a_second_detection_of_a_taken_instance_does_not_look_for_another() -> None:
     voc = VocPrecision(1)
     voc.add(0, [0.9, 0.8], np.array([[0.8, 0.3], [0.7, 0.6]]), np.zeros(2, bool))
