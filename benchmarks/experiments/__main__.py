@@ -67,15 +67,15 @@ def main(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    found = {
+    found = {  # of rows that were not asked for, too, lest a short run replace the long one's tables
         (run.variant.key, run.labeled_pct, run.seed): figures
-        for run in runs
+        for run in all_runs(chosen.rows, range(max(seeds or 0, chosen.seeds)))
         if (figures := workshop.figures(run)) is not None
     }
-    text = write_tables(chosen, rows, found)
+    text = write_tables(chosen, chosen.rows, found)
     atomic_write_bytes(workshop.root / "tables.md", text.encode())
     if chosen.draw is not None:
-        for name, content in chosen.draw(rows, found).items():
+        for name, content in chosen.draw(chosen.rows, found).items():
             atomic_write_bytes(workshop.root / name, content)
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     if failed:

@@ -1,5 +1,6 @@
 """All systems and the useful mixtures on one data set: quality, time, and what the labels cost."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import yaml
 
 from benchmarks.experiments.label_cost import Labels, annotation_hours
 from benchmarks.experiments.quality_plot import Mean, compare_svg
-from benchmarks.experiments.study import REPOSITORY, Found, Run, Step, Study, Variant
+from benchmarks.experiments.study import REPOSITORY, Found, Run, Step, Study, Variant, figures_of
 from pipeline.datasets.prepared import Prepared
 
 RECIPE = "recipes/compare"
@@ -104,7 +105,7 @@ def draw(rows: Sequence[Variant], found: Found) -> dict[str, bytes]:
     means = []
     for variant in rows:
         for pct in variant.labeled_pcts:
-            done = [figures for (key, share, _), figures in found.items() if (key, share) == (variant.key, pct)]
+            done = figures_of(found, variant.key, pct)
             if done and variant.labels is not None:
                 known = {name for figures in done for name, value in figures.items() if value is not None}
                 means.append(
@@ -119,8 +120,7 @@ def draw(rows: Sequence[Variant], found: Found) -> dict[str, bytes]:
 
 
 def _mean(name: str, done: Sequence[Mapping[str, float]]) -> float:
-    values = [figures[name] for figures in done if figures.get(name) is not None]
-    return sum(values) / len(values)
+    return statistics.fmean(figures[name] for figures in done if figures.get(name) is not None)
 
 
 COMPARE = Study(

@@ -14,6 +14,11 @@ Found = Mapping[tuple[str, int, int], Mapping[str, float]]
 """(row, labelled share, seed) → figures of a run that is done."""
 
 
+def figures_of(found: Found, key: str, labeled_pct: int) -> list[Mapping[str, float]]:
+    """Give the figures of a row at one share, by seed."""
+    return [figures for (row, share, _), figures in sorted(found.items()) if (row, share) == (key, labeled_pct)]
+
+
 @dataclass(frozen=True)
 class Step:
     """A stage of a run.

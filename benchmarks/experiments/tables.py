@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterable, Sequence
 
-from benchmarks.experiments.study import Found, Study, Variant
+from benchmarks.experiments.study import Found, Study, Variant, figures_of
 
 
 def write_tables(study: Study, rows: Sequence[Variant], found: Found) -> str:
@@ -26,7 +26,7 @@ def write_tables(study: Study, rows: Sequence[Variant], found: Found) -> str:
 
 def _lines(study: Study, row: Variant, found: Found) -> Iterable[list[str]]:
     for pct in row.labeled_pcts:
-        done = [figures for (key, share, _), figures in sorted(found.items()) if (key, share) == (row.key, pct)]
+        done = figures_of(found, row.key, pct)
         if done:
             yield [
                 row.title,

@@ -75,6 +75,14 @@ def test_it_writes_what_a_study_draws(monkeypatch, tmp_path):
     assert "P2Seg → SOLOv2" in svg
 
 
+def test_a_short_run_leaves_the_long_ones_rows_in_the_tables(fake_runs, tmp_path):
+    for only, seeds in (("supervised", "2"), ("full", "1")):
+        runner.invoke(command.app, ["crowd", "--out", str(tmp_path), "--only", only, "--seeds", seeds])
+    text = (tmp_path / "crowd" / "tables.md").read_text()
+    assert "| labels alone | 5 % | 2 | 5.00 " in text
+    assert "| + mask constraint: all of XMask | 5 % | 1 | 5.00 |" in text
+
+
 def test_a_run_that_fails_costs_itself_alone(fake_runs, monkeypatch, tmp_path):
     done = Workshop.do
 
