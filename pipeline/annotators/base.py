@@ -34,6 +34,13 @@ class MarkedImage:
         """Height and width, px."""
         return self.image.shape[0], self.image.shape[1]
 
+    @property
+    def inside(self) -> NDArray[np.bool_]:
+        """(N,) which points lie in a pixel of the image."""
+        height, width = self.size_hw
+        within = (self.points_xy >= -0.5) & (self.points_xy < np.array([width, height]) - 0.5)
+        return np.asarray(within.all(axis=1))
+
 
 class Marks(Protocol):
     """What is known of an image without its pixels: its size, heads and circles, as in :class:`MarkedImage`."""

@@ -198,7 +198,7 @@ class P2SegAnnotator:
         said = look(self._net, pixels, marked.class_id, self._device)
         scale_yx = np.array(small_hw) / marked.size_hw
         points_yx = (marked.points_xy[:, ::-1] + 0.5) * scale_yx - 0.5
-        rows = np.flatnonzero(_inside(marked))
+        rows = np.flatnonzero(marked.inside)
         owners = assign_pixels(
             said.offsets,
             said.classes,
@@ -212,17 +212,11 @@ class P2SegAnnotator:
         )
 
 
-def _inside(marked: MarkedImage) -> NDArray[np.bool_]:
-    height, width = marked.size_hw
-    inside = (marked.points_xy >= -0.5) & (marked.points_xy < np.array([width, height]) - 0.5)
-    return np.asarray(inside.all(axis=1))
-
-
 def _paint_points(owners: NDArray[np.int64], marked: MarkedImage, point_px: float) -> NDArray[np.int64]:
     """Give each point the pixels around it, contested ones to the nearer point, ties to the earlier row."""
     painted = owners.copy()
     apart = np.full(owners.shape, np.inf)
-    for row in np.flatnonzero(_inside(marked)).tolist():
+    for row in np.flatnonzero(marked.inside).tolist():
         x, y = marked.points_xy[row].tolist()
         disc = disc_window(x, y, point_px, marked.size_hw)
         part = slice(disc.y0, disc.y0 + disc.mask.shape[0]), slice(disc.x0, disc.x0 + disc.mask.shape[1])
@@ -273,8 +267,7 @@ def _replace(windows: list[Window], rows: NDArray[np.int64], marked: MarkedImage
     for row, window in enumerate(windows):
         if row not in failed:
             taken[_part(window)] |= window.mask
-    points = _inside(marked)
-    for row in rows[points[rows]].tolist():
+    for row in rows[marked.inside[rows]].tolist():
         x, y = marked.points_xy[row].tolist()
         disc = disc_window(x, y, radius_frac * marked.radius_px[row], marked.size_hw)
         mask = disc.mask & ~taken[_part(disc)]

@@ -63,10 +63,11 @@ def seed_marks(marked: MarkedImage, options: SeedMarkOptions) -> NDArray[np.uint
     apart = np.full(marked.size_hw, np.inf)
     reach = np.maximum(options.background_radii * marked.radius_px, options.background_frac * min(height, width))
     windows = _windows(marked, options)
-    for (x, y), far, class_id, window in zip(marked.points_xy, reach, marked.class_id, windows, strict=True):
+    each = zip(marked.points_xy, marked.inside, reach, marked.class_id, windows, strict=True)
+    for (x, y), inside, far, class_id, window in each:
         near = disc_window(x, y, far, marked.size_hw)
         background[_part(near)] &= ~near.mask
-        if not (-0.5 <= x < width - 0.5 and -0.5 <= y < height - 0.5):
+        if not inside:
             continue
         part = _part(window)
         rows, columns = np.ogrid[part]

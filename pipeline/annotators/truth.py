@@ -24,11 +24,6 @@ class TruthOptions:
     clip: bool = True
 
 
-def whole_masks() -> TruthOptions:
-    """Give the options of a segmenter."""
-    return TruthOptions(clip=False)
-
-
 class TruthAnnotator:
     """Reads masks instead of making them.
 
@@ -66,7 +61,7 @@ class TruthAnnotator:
                 f"{self._truth.path}: {marked.image_id} has {len(truth)} true masks in {truth.size_hw} pixels, but "
                 f"{len(marked.points_xy)} points in {marked.size_hw}; run python -m stages.prepare again"
             )
-        windows = _clipped(truth, marked) if self._options.clip else _whole(truth)
+        windows = _clipped(truth, marked) if self._options.clip else list(map(truth.window, range(len(truth))))
         filled = np.array([bool(window.mask.any()) for window in windows], bool)
         return Instances.from_windows(
             marked.size_hw,
@@ -89,7 +84,3 @@ def _clipped(truth: Instances, marked: MarkedImage) -> list[Window]:
         visible = rle_to_window(rle, truth.size_hw, (disc.x0, disc.y0, width, height))
         windows.append(Window(visible & disc.mask, disc.x0, disc.y0))
     return windows
-
-
-def _whole(truth: Instances) -> list[Window]:
-    return [truth.window(row) for row in range(len(truth))]

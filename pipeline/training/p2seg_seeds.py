@@ -66,8 +66,7 @@ def scene_of(marked: MarkedImage, classes: npt.NDArray[np.uint8], long_side_px: 
     """Bring an image, its class map and its points to the working size; points outside the image are left out."""
     size_hw = working_hw(marked.size_hw, long_side_px)
     small = scale_nearest(classes, size_hw)
-    height, width = marked.size_hw
-    inside = ((marked.points_xy >= -0.5) & (marked.points_xy < np.array([width, height]) - 0.5)).all(axis=1)
+    inside = marked.inside
     points_yx = (marked.points_xy[inside, ::-1] + 0.5) * (np.array(size_hw) / marked.size_hw) - 0.5
     return SeedScene(shrink_rgb(marked.image, size_hw), small, points_yx, marked.class_id[inside])
 

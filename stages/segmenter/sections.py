@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline.annotators.truth import whole_masks
+from pipeline.annotators.truth import TruthOptions
 from pipeline.pseudo_labels.judging import JudgeOptions
 from pipeline.training.evaluate_segments import SegmentEvaluateOptions
 from pipeline.training.refine_options import RefinerOptions
@@ -24,7 +24,7 @@ class SegmentJudgeOptions(JudgeOptions):
 
 
 def _segmenter_masks() -> AnnotateParams:
-    return AnnotateParams(truth=whole_masks())
+    return AnnotateParams(truth=TruthOptions(clip=False))
 
 
 @dataclass(frozen=True)

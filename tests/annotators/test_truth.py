@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.annotators.truth import TruthAnnotator, TruthOptions, whole_masks
+from pipeline.annotators.truth import TruthAnnotator, TruthOptions
 from pipeline.errors import PipelineError
 from pipeline.masks.instances import Instances
 from pipeline.masks.rle import Window
@@ -69,6 +69,6 @@ def test_masks_that_overlap_stay_whole_and_regions_are_no_points(tmp_path: Path)
     truth = MaskStore.open(tmp_path / "truth")
     found = TruthAnnotator(truth, TruthOptions()).annotate(marked)
     np.testing.assert_array_equal(full_masks(found), np.stack([first, second]) & circle_masks(marked))
-    whole = TruthAnnotator(truth, whole_masks()).annotate(marked)
+    whole = TruthAnnotator(truth, TruthOptions(clip=False)).annotate(marked)
     np.testing.assert_array_equal(full_masks(whole), np.stack([first, second]))
     assert whole.status.tolist() == ["ok", "ok"]
